@@ -1,0 +1,59 @@
+//! BackupPlan: what is protected and where it goes.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{ObjectRef, ResourceSelector};
+
+/// Protects the namespace it lives in.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "holdfast.dev", version = "v1", kind = "BackupPlan", namespaced, status = "BackupPlanStatus",
+    shortname = "hfp", category = "holdfast", derive = "PartialEq",
+    printcolumn(name = "Target", type_ = "string", json_path = ".spec.backupConfig.target.name"),
+    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status"),
+    printcolumn(name = "Points", type_ = "integer", json_path = ".status.points"),
+    printcolumn(name = "Last good", type_ = "string", json_path = ".status.lastSuccessfulBackup.name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupPlanSpec {
+    /// Where backups go.
+    pub backup_config: BackupConfig,
+    /// Objects and claims left out, by kind and name. A claim that is named here is not read, and the backup is
+    /// complete without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude_resources: Option<ResourceSelector>,
+}
+
+/// Where backups of a plan go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupConfig {
+    /// The target; it cannot be changed later, a chain lives on one target.
+    pub target: ObjectRef,
+}
+
+/// What the operator knows about a plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupPlanStatus {
+    /// `Accepted`, `Complete`, `Failed`.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec that the conditions speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Backups of this plan that are Complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<u64>,
+    /// Newest Backup that is Complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_successful_backup: Option<ObjectRef>,
+    /// Newest Backup of any state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_backup: Option<ObjectRef>,
+}

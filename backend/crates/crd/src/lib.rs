@@ -1,0 +1,24 @@
+//! The custom resources of Holdfast, as Rust types: one file per kind, schemas generated from them.
+//!
+//! Room rules: types, their schemas and constants only. No client, no reconcile logic, no I/O.
+//! `spec` fields follow the product users come from so that manifests carry over; `status` is ours.
+//! A field that does not work yet is not here: what the schema shows is what the product does.
+
+pub mod backup;
+pub mod backup_plan;
+pub mod common;
+pub mod external;
+pub mod generate;
+pub mod names;
+pub mod restore;
+pub mod status;
+pub mod target;
+pub mod transfer;
+
+pub use backup::{Backup, BackupKind, BackupPhase, BackupSpec, BackupStatus, DeletionPolicy};
+pub use backup_plan::{BackupPlan, BackupPlanSpec, BackupPlanStatus};
+pub use common::{GroupVersionKind, ObjectRef, Requester, ResourceSelector, ResourceSet};
+pub use restore::{Restore, RestorePhase, RestoreSource, RestoreSpec, RestoreStatus, SourceType};
+pub use status::{PhaseRecord, PhaseState, Problem, VolumeProgress};
+pub use target::{Target, TargetSpec, TargetStatus};
+pub use transfer::{Direction, TransferStage, VolumeTransfer, VolumeTransferSpec, VolumeTransferStatus};
