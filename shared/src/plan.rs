@@ -1,0 +1,108 @@
+//! Backup plans.
+
+use serde::{Deserialize, Serialize};
+
+use crate::meta::{Condition, Metadata, ObjectRef};
+
+/// Protects the namespace it lives in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BackupPlan {
+    /// Name, namespace and age.
+    pub metadata: Metadata,
+    /// What is asked for.
+    pub spec: BackupPlanSpec,
+    /// What is known.
+    #[serde(default)]
+    pub status: BackupPlanStatus,
+}
+
+/// What is protected and where it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BackupPlanSpec {
+    /// Where backups go.
+    pub backup_config: BackupConfig,
+    /// Objects and claims left out, by kind and name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude_resources: Option<ResourceSelector>,
+}
+
+/// Where backups of a plan go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BackupConfig {
+    /// The target; it cannot be changed later.
+    pub target: ObjectRef,
+}
+
+/// Selects objects by kind and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceSelector {
+    /// Kinds, each with names or as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gvk_selector: Vec<ResourceSet>,
+}
+
+/// Objects of one kind, all of them or by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceSet {
+    /// The kind.
+    pub group_version_kind: GroupVersionKind,
+    /// Names; every object of the kind when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<String>,
+}
+
+/// Group, version and kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct GroupVersionKind {
+    /// API group; empty for the core group.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub group: String,
+    /// API version; any when empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// Kind.
+    pub kind: String,
+}
+
+/// What the operator knows about a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BackupPlanStatus {
+    /// `Accepted`, `Complete`, `Failed`.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// Backups of this plan that are Complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<u64>,
+    /// Newest Backup that is Complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_successful_backup: Option<ObjectRef>,
+    /// Newest Backup of any state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_backup: Option<ObjectRef>,
+}
+
+/// Body of `POST /api/v1/backupplans`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CreateBackupPlan {
+    /// Name.
+    pub name: String,
+    /// The namespace that is protected.
+    pub namespace: String,
+    /// What is asked for.
+    pub spec: BackupPlanSpec,
+}
