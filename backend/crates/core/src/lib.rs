@@ -1,1 +1,7 @@
-//! holdfast-core
+//! The rules of Holdfast, pure: what is captured, which image a volume gets, what a restore writes in which order,
+//! which fields a manifest may have.
+//!
+//! Room rules: values in, values out. No client, no clock, no file, no await; so every rule is tested by itself.
+#![forbid(unsafe_code)]
+
+pub mod restore;

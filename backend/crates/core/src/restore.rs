@@ -1,0 +1,241 @@
+//! What a restore writes, and in which order: pure planning over captured objects.
+//!
+//! Captured objects are kept as the API server gave them. Everything that ties one to its old cluster is taken off
+//! here, at the last moment, so that a backup loses nothing and the rules can improve without new backups.
+
+mod clean;
+mod level;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+pub use clean::clean_for_restore;
+
+/// Identity of an object inside a plan.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// API group, empty for the core group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// Reads the identity out of a manifest; `None` when it has no `apiVersion`, `kind` or name.
+    pub fn of(object: &Value) -> Option<Self> {
+        let api_version = object.get("apiVersion")?.as_str()?;
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        Some(Self {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            kind: object.get("kind")?.as_str()?.to_owned(),
+            name: object.pointer("/metadata/name")?.as_str()?.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.group.is_empty() {
+            write!(f, "{}/{}", self.kind, self.name)
+        } else {
+            write!(f, "{}.{}/{}", self.kind, self.group, self.name)
+        }
+    }
+}
+
+/// One object to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedObject {
+    /// Identity.
+    pub key: ObjectKey,
+    /// The manifest as it will be sent; owners are still named by kind and name, their new UIDs are filled in when
+    /// the owner has been written.
+    pub manifest: Value,
+    /// Owners that are part of the plan, with the `controller` and `blockOwnerDeletion` flags of the reference.
+    pub owners: Vec<Owner>,
+}
+
+/// An owner inside the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Which object.
+    pub key: ObjectKey,
+    /// The flag of the original reference.
+    pub controller: bool,
+    /// The flag of the original reference.
+    pub block_owner_deletion: bool,
+}
+
+/// Everything a restore writes beside volumes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ObjectPlan {
+    /// Custom resource definitions, written first.
+    pub definitions: Vec<PlannedObject>,
+    /// Namespaced objects by level: a level starts when the one before is written; inside a level all go at once.
+    pub levels: Vec<Vec<PlannedObject>>,
+    /// Objects that are not written, with the reason.
+    pub skipped: Vec<(ObjectKey, String)>,
+    /// Claim manifests by name, cleaned: those whose data is restored are created when their volume is ready.
+    pub claims: BTreeMap<String, Value>,
+}
+
+impl ObjectPlan {
+    /// Number of objects the plan writes, definitions included, claims with data not.
+    pub fn len(&self) -> usize {
+        self.definitions.len() + self.levels.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every namespaced object, in order.
+    pub fn namespaced(&self) -> impl Iterator<Item = &PlannedObject> {
+        self.levels.iter().flatten()
+    }
+}
+
+/// Plans the objects of a point for `namespace`. `data_claims` are the claims whose volumes are restored from images:
+/// they go to [`ObjectPlan::claims`] instead of a level.
+pub fn plan_objects(objects: Vec<Value>, namespace: &str, data_claims: &BTreeSet<String>) -> ObjectPlan {
+    let mut plan = ObjectPlan::default();
+    let mut found: BTreeMap<ObjectKey, PlannedObject> = BTreeMap::new();
+    let by_uid = keys_by_uid(&objects);
+    for object in objects {
+        let Some(key) = ObjectKey::of(&object) else { continue };
+        if let Some(reason) = clean::reason_to_skip(&key, &object) {
+            plan.skipped.push((key, reason));
+            continue;
+        }
+        let owners = owners_of(&object, &by_uid);
+        let manifest = clean_for_restore(object, namespace);
+        if key.kind == "Namespace" && key.group.is_empty() {
+            continue;
+        }
+        if key.kind == "PersistentVolumeClaim" && key.group.is_empty() && data_claims.contains(&key.name) {
+            plan.claims.insert(key.name, manifest);
+            continue;
+        }
+        found.insert(key.clone(), PlannedObject { key, manifest, owners });
+    }
+    let known: BTreeSet<ObjectKey> = found.keys().cloned().collect();
+    for object in found.values_mut() {
+        object.owners.retain(|o| known.contains(&o.key));
+    }
+    let mut levels: BTreeMap<u32, Vec<PlannedObject>> = BTreeMap::new();
+    let all = found.clone();
+    for (key, object) in found {
+        if key.kind == "CustomResourceDefinition" {
+            plan.definitions.push(object);
+        } else {
+            levels.entry(level::with_owners(&key, &all)).or_default().push(object);
+        }
+    }
+    plan.levels = levels.into_values().collect();
+    plan
+}
+
+fn keys_by_uid(objects: &[Value]) -> BTreeMap<String, ObjectKey> {
+    objects
+        .iter()
+        .filter_map(|o| Some((o.pointer("/metadata/uid")?.as_str()?.to_owned(), ObjectKey::of(o)?)))
+        .collect()
+}
+
+fn owners_of(object: &Value, by_uid: &BTreeMap<String, ObjectKey>) -> Vec<Owner> {
+    let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let flag = |r: &Value, name: &str| r.get(name).and_then(Value::as_bool).unwrap_or(false);
+    references
+        .into_iter()
+        .flatten()
+        .filter_map(|r| {
+            let uid = r.get("uid")?.as_str()?;
+            let key = by_uid.get(uid)?.clone();
+            Some(Owner { key, controller: flag(r, "controller"), block_owner_deletion: flag(r, "blockOwnerDeletion") })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(api: &str, kind: &str, name: &str) -> Value {
+        json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "old", "uid": format!("uid-{name}")}})
+    }
+
+    #[test]
+    fn secrets_come_before_what_mounts_them_and_definitions_first() {
+        let plan = plan_objects(
+            vec![
+                object("apps/v1", "Deployment", "web"),
+                object("v1", "Secret", "key"),
+                object("rbac.authorization.k8s.io/v1", "RoleBinding", "rb"),
+                object("rbac.authorization.k8s.io/v1", "Role", "r"),
+                object("apiextensions.k8s.io/v1", "CustomResourceDefinition", "things.example.com"),
+            ],
+            "new",
+            &BTreeSet::new(),
+        );
+        assert_eq!(plan.definitions.len(), 1);
+        let position = |kind: &str| plan.levels.iter().position(|l| l.iter().any(|o| o.key.kind == kind)).unwrap();
+        assert!(position("Secret") < position("Deployment"));
+        assert!(position("Role") < position("RoleBinding"));
+        assert!(position("RoleBinding") < position("Deployment"));
+        assert!(plan.namespaced().all(|o| o.manifest.pointer("/metadata/namespace") == Some(&json!("new"))));
+    }
+
+    #[test]
+    fn an_owned_object_follows_its_owner_and_foreign_owners_are_dropped() {
+        let mut owned = object("v1", "ConfigMap", "child");
+        owned["metadata"]["ownerReferences"] = json!([
+            {"apiVersion": "example.com/v1", "kind": "Thing", "name": "parent", "uid": "uid-parent", "controller": true},
+            {"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": "elsewhere"}
+        ]);
+        let plan = plan_objects(vec![owned, object("example.com/v1", "Thing", "parent")], "new", &BTreeSet::new());
+        let level = |name: &str| plan.levels.iter().position(|l| l.iter().any(|o| o.key.name == name)).unwrap();
+        assert!(level("parent") < level("child"));
+        let child = plan.namespaced().find(|o| o.key.name == "child").unwrap();
+        assert_eq!(child.owners.len(), 1);
+        assert!(child.owners[0].controller);
+        assert_eq!(child.manifest.pointer("/metadata/ownerReferences"), None);
+    }
+
+    #[test]
+    fn claims_with_data_wait_for_their_volume() {
+        let data = BTreeSet::from(["db".to_owned()]);
+        let objects =
+            vec![object("v1", "PersistentVolumeClaim", "db"), object("v1", "PersistentVolumeClaim", "empty")];
+        let plan = plan_objects(objects, "new", &data);
+        assert!(plan.claims.contains_key("db"));
+        assert_eq!(plan.namespaced().map(|o| o.key.name.as_str()).collect::<Vec<_>>(), ["empty"]);
+    }
+
+    #[test]
+    fn an_owner_cycle_ends() {
+        let mut a = object("v1", "ConfigMap", "a");
+        let mut b = object("v1", "ConfigMap", "b");
+        a["metadata"]["ownerReferences"] = json!([{"uid": "uid-b", "kind": "ConfigMap", "name": "b"}]);
+        b["metadata"]["ownerReferences"] = json!([{"uid": "uid-a", "kind": "ConfigMap", "name": "a"}]);
+        assert_eq!(plan_objects(vec![a, b], "new", &BTreeSet::new()).len(), 2);
+    }
+
+    #[test]
+    fn finished_work_is_not_started_again() {
+        let mut job = object("batch/v1", "Job", "import");
+        job["status"] = json!({"conditions": [{"type": "Complete", "status": "True"}]});
+        let mut pod = object("v1", "Pod", "once");
+        pod["status"] = json!({"phase": "Succeeded"});
+        let plan = plan_objects(vec![job, pod], "new", &BTreeSet::new());
+        assert!(plan.is_empty());
+        assert_eq!(plan.skipped.len(), 2);
+    }
+}
