@@ -32,7 +32,8 @@ pub fn cluster_hash(raw: &[u8]) -> Digest {
 #[must_use]
 pub fn is_zero(raw: &[u8]) -> bool {
     // Folding whole blocks lets the compiler use vector instructions; `all` alone would test byte by byte.
-    raw.chunks(512).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
+    raw.chunks(512)
+        .all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Compresses clusters, one zstd frame each. Reuse it: a context costs more than a cluster.
@@ -47,7 +48,10 @@ impl Compressor {
     /// # Errors
     /// [`CodecError::Library`] when zstd cannot allocate.
     pub fn new(cluster_size: ClusterSize, level: i32) -> Result<Self, CodecError> {
-        Ok(Self { context: bulk::Compressor::new(level).map_err(zstd_error)?, cluster_size })
+        Ok(Self {
+            context: bulk::Compressor::new(level).map_err(zstd_error)?,
+            cluster_size,
+        })
     }
 
     /// Replaces the content of `frame` by the compressed form of one whole cluster.
@@ -92,7 +96,12 @@ impl Decompressor {
     ///
     /// # Errors
     /// [`CodecError`]: the stored bytes are damaged, or do not make exactly one cluster.
-    pub fn decompress(&mut self, compression: Compression, stored: &[u8], raw: &mut [u8]) -> Result<(), CodecError> {
+    pub fn decompress(
+        &mut self,
+        compression: Compression,
+        stored: &[u8],
+        raw: &mut [u8],
+    ) -> Result<(), CodecError> {
         check_length(raw.len(), self.cluster_size)?;
         let produced = match compression {
             Compression::Zstd => self.decompress_zstd(stored, raw)?,
@@ -105,22 +114,29 @@ impl Decompressor {
         // zstd takes what follows a frame for the next one, so the padding has to go first. The one-shot decoder uses
         // the output as its window and allocates nothing.
         let frame = zstd_safe::find_frame_compressed_size(stored).map_err(zstd_code)?;
-        self.zstd.decompress_to_buffer(&stored[..frame], raw).map_err(zstd_error)
+        self.zstd
+            .decompress_to_buffer(&stored[..frame], raw)
+            .map_err(zstd_error)
     }
 
     fn decompress_zlib(&mut self, stored: &[u8], raw: &mut [u8]) -> Result<usize, CodecError> {
         self.inflate.reset(false);
-        let status = self.inflate.decompress(stored, raw, FlushDecompress::Finish).map_err(|error| {
-            CodecError::Library { codec: "zlib", source: io::Error::new(io::ErrorKind::InvalidData, error) }
-        })?;
+        let status = self
+            .inflate
+            .decompress(stored, raw, FlushDecompress::Finish)
+            .map_err(|error| CodecError::Library {
+                codec: "zlib",
+                source: io::Error::new(io::ErrorKind::InvalidData, error),
+            })?;
         // As in qemu, a stream that would go on is accepted once it has filled the cluster.
         let produced = self.inflate.total_out() as usize;
         match status {
             Status::StreamEnd => Ok(produced),
             Status::Ok | Status::BufError if produced == raw.len() => Ok(produced),
-            Status::Ok | Status::BufError => {
-                Err(CodecError::Library { codec: "zlib", source: io::ErrorKind::UnexpectedEof.into() })
-            }
+            Status::Ok | Status::BufError => Err(CodecError::Library {
+                codec: "zlib",
+                source: io::ErrorKind::UnexpectedEof.into(),
+            }),
         }
     }
 }
@@ -129,14 +145,23 @@ fn check_length(found: usize, cluster_size: ClusterSize) -> Result<(), CodecErro
     if found == cluster_size.as_usize() {
         Ok(())
     } else {
-        Err(CodecError::Length { found: found as u64, expected: cluster_size.bytes() })
+        Err(CodecError::Length {
+            found: found as u64,
+            expected: cluster_size.bytes(),
+        })
     }
 }
 
 fn zstd_error(source: io::Error) -> CodecError {
-    CodecError::Library { codec: "zstd", source }
+    CodecError::Library {
+        codec: "zstd",
+        source,
+    }
 }
 
 fn zstd_code(code: zstd_safe::ErrorCode) -> CodecError {
-    zstd_error(io::Error::new(io::ErrorKind::InvalidData, zstd_safe::get_error_name(code)))
+    zstd_error(io::Error::new(
+        io::ErrorKind::InvalidData,
+        zstd_safe::get_error_name(code),
+    ))
 }

@@ -60,7 +60,11 @@ impl TableChain {
     /// Closes the digest with the tables of the head: header, L1 table and refcount table with their padding.
     pub(crate) fn finish(self, file_size: u64, head_tables: &[u8]) -> Digest {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(TAG).update(&self.0).update(&file_size.to_be_bytes()).update(head_tables);
+        hasher
+            .update(TAG)
+            .update(&self.0)
+            .update(&file_size.to_be_bytes())
+            .update(head_tables);
         Digest(*hasher.finalize().as_bytes())
     }
 }

@@ -18,6 +18,9 @@ pub enum WriteError {
     /// The head would not fit into memory that is worth spending on it.
     #[error("a head of at least {0} bytes was asked for, more than 64 MiB")]
     HeadTooLarge(u64),
+    /// Offsets or refcounts of the image could outgrow what QCOW2 can express.
+    #[error("a disk of {0} bytes does not fit into one image with clusters of this size")]
+    TooLarge(u64),
     /// A name that a by-hand restore, a shell or qemu could misread.
     #[error("backing name {0:?} does not match [a-z0-9-]+\\.qcow2 or is longer than 255 bytes")]
     BackingName(String),
@@ -273,4 +276,15 @@ pub enum IndexError {
         /// Spans the disk has.
         spans: u64,
     },
+}
+
+/// What went wrong in which member of a chain.
+#[derive(Debug, Error)]
+#[error("member {member} of the chain cannot be read (0 is the newest)")]
+pub struct MemberError<E: std::error::Error + 'static> {
+    /// Position in the chain, newest is 0.
+    pub member: usize,
+    /// What went wrong.
+    #[source]
+    pub source: E,
 }

@@ -145,7 +145,10 @@ impl Geometry {
                 limit: MAX_L1_ENTRIES,
             });
         }
-        Ok(Self { virtual_size, cluster_size })
+        Ok(Self {
+            virtual_size,
+            cluster_size,
+        })
     }
 
     /// Bytes of the virtual disk.
@@ -195,6 +198,8 @@ impl Geometry {
     /// How many bytes of a cluster belong to the disk: the cluster size, less only in the last one.
     #[must_use]
     pub fn bytes_of(&self, cluster: ClusterIndex) -> u64 {
-        self.virtual_size.saturating_sub(self.offset_of(cluster)).min(self.cluster_size.bytes())
+        self.virtual_size
+            .saturating_sub(self.offset_of(cluster))
+            .min(self.cluster_size.bytes())
     }
 }

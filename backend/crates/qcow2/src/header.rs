@@ -9,6 +9,7 @@ use crate::codec::Compression;
 use crate::error::{ReadError, WriteError};
 use crate::geometry::{ClusterSize, ENTRY_BYTES, Geometry, MAX_L1_ENTRIES};
 use crate::io::{ReadAt, be32, be64};
+use crate::l2;
 
 /// `QFI\xfb`.
 pub(crate) const MAGIC: u32 = 0x5146_49fb;
@@ -106,12 +107,21 @@ impl Header {
             return Err(ReadError::Version(be32(&fixed, 4)));
         }
         if (there as u64) < MIN_HEADER_BYTES {
-            return Err(ReadError::OutsideFile { what: "header", offset: 0, len: MIN_HEADER_BYTES, size });
+            return Err(ReadError::OutsideFile {
+                what: "header",
+                offset: 0,
+                len: MIN_HEADER_BYTES,
+                size,
+            });
         }
         let cluster_size = ClusterSize::from_bits(be32(&fixed, 20))?;
         let header_len = u64::from(be32(&fixed, 100));
-        if header_len < MIN_HEADER_BYTES || header_len > cluster_size.bytes() || !header_len.is_multiple_of(8) {
-            return Err(ReadError::Field { field: "header_length", value: header_len });
+        if header_len < MIN_HEADER_BYTES || header_len > cluster_size.bytes() || !header_len.is_multiple_of(8)
+        {
+            return Err(ReadError::Field {
+                field: "header_length",
+                value: header_len,
+            });
         }
         let mut header = parse_fields(&fixed, header_len, cluster_size)?;
         header.check_tables(size)?;
@@ -133,7 +143,11 @@ impl Header {
         let cluster_size = self.geometry.cluster_size();
         let tables = [
             ("L1 table", self.l1_offset, self.l1_entries * ENTRY_BYTES),
-            ("refcount table", self.refcount_table_offset, self.refcount_table_clusters * cluster_size.bytes()),
+            (
+                "refcount table",
+                self.refcount_table_offset,
+                self.refcount_table_clusters * cluster_size.bytes(),
+            ),
         ];
         for (what, offset, len) in tables {
             if !cluster_size.is_aligned(offset) {
@@ -149,7 +163,11 @@ impl Header {
     }
 }
 
-fn parse_fields(fixed: &[u8; HEADER_BYTES], header_len: u64, cluster_size: ClusterSize) -> Result<Header, ReadError> {
+fn parse_fields(
+    fixed: &[u8; HEADER_BYTES],
+    header_len: u64,
+    cluster_size: ClusterSize,
+) -> Result<Header, ReadError> {
     let features = be64(fixed, 72);
     if features & feature::EXTERNAL_DATA != 0 {
         return Err(ReadError::ExternalData);
@@ -166,29 +184,55 @@ fn parse_fields(fixed: &[u8; HEADER_BYTES], header_len: u64, cluster_size: Clust
     let geometry = Geometry::new(be64(fixed, 24), cluster_size)?;
     let l1_entries = u64::from(be32(fixed, 36));
     if l1_entries > MAX_L1_ENTRIES {
-        return Err(ReadError::TooLarge { what: "L1 table", len: l1_entries, limit: MAX_L1_ENTRIES });
+        return Err(ReadError::TooLarge {
+            what: "L1 table",
+            len: l1_entries,
+            limit: MAX_L1_ENTRIES,
+        });
     }
     if l1_entries < geometry.spans() {
-        return Err(ReadError::Field { field: "l1_size", value: l1_entries });
+        return Err(ReadError::Field {
+            field: "l1_size",
+            value: l1_entries,
+        });
     }
     let refcount_table_clusters = u64::from(be32(fixed, 56));
     let limit = MAX_REFCOUNT_TABLE_BYTES / cluster_size.bytes();
     if refcount_table_clusters > limit {
-        return Err(ReadError::TooLarge { what: "refcount table", len: refcount_table_clusters, limit });
+        return Err(ReadError::TooLarge {
+            what: "refcount table",
+            len: refcount_table_clusters,
+            limit,
+        });
     }
     if refcount_table_clusters == 0 {
-        return Err(ReadError::Field { field: "refcount_table_clusters", value: 0 });
+        return Err(ReadError::Field {
+            field: "refcount_table_clusters",
+            value: 0,
+        });
     }
     let refcount_order = be32(fixed, 96);
     if refcount_order > 6 {
-        return Err(ReadError::Field { field: "refcount_order", value: refcount_order.into() });
+        return Err(ReadError::Field {
+            field: "refcount_order",
+            value: refcount_order.into(),
+        });
     }
     // The field exists only when the header is long enough; the bit and a type other than zlib imply each other.
-    let compression_type = if header_len > MIN_HEADER_BYTES { fixed[104] } else { 0 };
+    let compression_type = if header_len > MIN_HEADER_BYTES {
+        fixed[104]
+    } else {
+        0
+    };
     let compression = match (compression_type, features & feature::COMPRESSION_TYPE != 0) {
         (0, false) => Compression::Zlib,
         (1, true) => Compression::Zstd,
-        (0 | 1, _) => return Err(ReadError::Field { field: "compression_type", value: compression_type.into() }),
+        (0 | 1, _) => {
+            return Err(ReadError::Field {
+                field: "compression_type",
+                value: compression_type.into(),
+            });
+        }
         (other, _) => return Err(ReadError::Compression(other)),
     };
     Ok(Header {
@@ -211,16 +255,30 @@ fn parse_backing(fixed: &[u8; HEADER_BYTES], first: &[u8]) -> Result<Option<(usi
         return Ok(None);
     }
     if offset < u64::from(be32(fixed, 100)) {
-        return Err(ReadError::Field { field: "backing_file_offset", value: offset });
+        return Err(ReadError::Field {
+            field: "backing_file_offset",
+            value: offset,
+        });
     }
     if len == 0 || len > MAX_BACKING_NAME {
-        return Err(ReadError::Field { field: "backing_file_size", value: len });
+        return Err(ReadError::Field {
+            field: "backing_file_size",
+            value: len,
+        });
     }
     let end = offset.checked_add(len).filter(|end| *end <= first.len() as u64);
     let Some(end) = end else {
-        return Err(ReadError::OutsideFile { what: "backing file name", offset, len, size: first.len() as u64 });
+        return Err(ReadError::OutsideFile {
+            what: "backing file name",
+            offset,
+            len,
+            size: first.len() as u64,
+        });
     };
-    Ok(Some((offset as usize, first[offset as usize..end as usize].to_vec())))
+    Ok(Some((
+        offset as usize,
+        first[offset as usize..end as usize].to_vec(),
+    )))
 }
 
 /// Walks the header extensions and returns the backing format; unknown ones are skipped, as the specification asks.
@@ -239,7 +297,10 @@ fn parse_extensions(area: &[u8], start: usize) -> Result<Option<Vec<u8>>, ReadEr
             len: len as u64,
             size: area.len() as u64,
         };
-        let data = at.checked_add(len).and_then(|end| area.get(at..end)).ok_or(outside)?;
+        let data = at
+            .checked_add(len)
+            .and_then(|end| area.get(at..end))
+            .ok_or(outside)?;
         if kind == EXTENSION_BACKING_FORMAT {
             format = Some(data.to_vec());
         }
@@ -258,6 +319,8 @@ pub(crate) struct HeadLayout {
     pub(crate) tables_end: u64,
     /// Where the body begins.
     pub(crate) body_start: u64,
+    /// No image with this head is larger.
+    max_file_size: u64,
 }
 
 impl HeadLayout {
@@ -270,7 +333,7 @@ impl HeadLayout {
         // Refcounts have two bytes.
         let counted_by_block = cluster / 2;
         // The largest payload, plus for each span an L2 table and the padding before it.
-        let payload = geometry.clusters() * (cluster + crate::l2::SECTOR);
+        let payload = geometry.clusters() * (cluster + l2::SECTOR);
         let body_without_blocks = cluster_size.count(payload) + 2 * geometry.spans();
         let mut table_clusters = 1;
         loop {
@@ -287,10 +350,17 @@ impl HeadLayout {
                     refcount_table_clusters: table_clusters,
                     tables_end,
                     body_start,
+                    max_file_size: (counted + blocks) * cluster,
                 };
             }
             table_clusters = needed;
         }
+    }
+
+    /// Whether every offset fits into a compressed entry and the refcount table is one that readers accept.
+    pub(crate) fn is_addressable(&self, cluster_size: ClusterSize) -> bool {
+        self.max_file_size <= l2::max_compressed_offset(cluster_size)
+            && self.refcount_table_clusters * cluster_size.bytes() <= MAX_REFCOUNT_TABLE_BYTES
     }
 }
 
@@ -303,7 +373,8 @@ pub(crate) fn encode(
 ) {
     let mut put = |at: usize, bytes: &[u8]| first[at..at + bytes.len()].copy_from_slice(bytes);
     let l1_entries = u32::try_from(geometry.spans()).expect("a geometry has at most 4 Mi spans");
-    let table_clusters = u32::try_from(layout.refcount_table_clusters).expect("a refcount table is a few clusters");
+    let table_clusters =
+        u32::try_from(layout.refcount_table_clusters).expect("a refcount table is a few clusters");
     put(0, &MAGIC.to_be_bytes());
     put(4, &3u32.to_be_bytes());
     put(20, &geometry.cluster_size().bits().to_be_bytes());
@@ -332,12 +403,19 @@ pub(crate) fn encode(
 pub(crate) fn check_inside(what: &'static str, offset: u64, len: u64, size: u64) -> Result<(), ReadError> {
     match offset.checked_add(len) {
         Some(end) if end <= size => Ok(()),
-        _ => Err(ReadError::OutsideFile { what, offset, len, size }),
+        _ => Err(ReadError::OutsideFile {
+            what,
+            offset,
+            len,
+            size,
+        }),
     }
 }
 
 pub(crate) fn read_at(source: &(impl ReadAt + ?Sized), offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-    source
-        .read_exact_at(offset, buf)
-        .map_err(|source| ReadError::Io { offset, len: buf.len(), source })
+    source.read_exact_at(offset, buf).map_err(|source| ReadError::Io {
+        offset,
+        len: buf.len(),
+        source,
+    })
 }

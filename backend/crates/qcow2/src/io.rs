@@ -23,8 +23,12 @@ impl ReadAt for [u8] {
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let range = usize::try_from(offset).ok().and_then(|start| start.checked_add(buf.len()).map(|end| start..end));
-        let bytes = range.and_then(|range| self.get(range)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let range = usize::try_from(offset)
+            .ok()
+            .and_then(|start| start.checked_add(buf.len()).map(|end| start..end));
+        let bytes = range
+            .and_then(|range| self.get(range))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(bytes);
         Ok(())
     }
@@ -103,7 +107,9 @@ pub(crate) fn append_zeros(out: &mut impl BodySink, mut len: u64) {
 
 /// Copies `N` bytes out of a slice; the caller guarantees that they are there.
 pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes[at..at + N].try_into().expect("the slice has exactly N bytes")
+    bytes[at..at + N]
+        .try_into()
+        .expect("the slice has exactly N bytes")
 }
 
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {

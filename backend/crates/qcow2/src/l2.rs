@@ -46,10 +46,21 @@ pub(crate) const fn encode_l1(offset: u64) -> u64 {
 /// The offset in an L1 entry, 0 for none.
 pub(crate) fn decode_l1(entry: u64, index: u64, cluster_size: ClusterSize) -> Result<u64, ReadError> {
     if entry & !(OFFSET_MASK | COPIED) != 0 {
-        return Err(ReadError::ReservedBits { what: "L1", index, value: entry });
+        return Err(ReadError::ReservedBits {
+            what: "L1",
+            index,
+            value: entry,
+        });
     }
     let offset = entry & OFFSET_MASK;
-    if cluster_size.is_aligned(offset) { Ok(offset) } else { Err(ReadError::Misaligned { what: "L2 table", offset }) }
+    if cluster_size.is_aligned(offset) {
+        Ok(offset)
+    } else {
+        Err(ReadError::Misaligned {
+            what: "L2 table",
+            offset,
+        })
+    }
 }
 
 /// L2 entry for `len` bytes of compressed payload at `offset`; both are multiples of a sector.
@@ -60,6 +71,11 @@ pub(crate) const fn encode_compressed(offset: u64, len: u64, cluster_size: Clust
 /// Bit at which the sector count of a compressed entry starts; the offset lies below.
 const fn compressed_shift(cluster_size: ClusterSize) -> u32 {
     62 - (cluster_size.bits() - 8)
+}
+
+/// Largest offset that fits into a compressed entry, exclusive.
+pub(crate) const fn max_compressed_offset(cluster_size: ClusterSize) -> u64 {
+    1 << compressed_shift(cluster_size)
 }
 
 /// Decodes an L2 entry of the cluster at position `index` of its table, in a file of `file_size` bytes.
@@ -73,11 +89,18 @@ pub(crate) fn decode_l2(
         return decode_compressed(entry, index, cluster_size, file_size);
     }
     if entry & !(OFFSET_MASK | COPIED | READS_AS_ZERO) != 0 {
-        return Err(ReadError::ReservedBits { what: "L2", index, value: entry });
+        return Err(ReadError::ReservedBits {
+            what: "L2",
+            index,
+            value: entry,
+        });
     }
     let offset = entry & OFFSET_MASK;
     if !cluster_size.is_aligned(offset) {
-        return Err(ReadError::Misaligned { what: "cluster", offset });
+        return Err(ReadError::Misaligned {
+            what: "cluster",
+            offset,
+        });
     }
     if entry & READS_AS_ZERO != 0 {
         // A preallocated cluster may stand behind the flag; its content does not count.
@@ -88,12 +111,25 @@ pub(crate) fn decode_l2(
     }
     crate::header::check_inside("cluster", offset, cluster_size.bytes(), file_size)?;
     // A cluster has at most 2 MiB.
-    Ok(Mapping::Data(Extent { offset, len: cluster_size.bytes() as u32, compressed: false }))
+    Ok(Mapping::Data(Extent {
+        offset,
+        len: cluster_size.bytes() as u32,
+        compressed: false,
+    }))
 }
 
-fn decode_compressed(entry: u64, index: u64, cluster_size: ClusterSize, file_size: u64) -> Result<Mapping, ReadError> {
+fn decode_compressed(
+    entry: u64,
+    index: u64,
+    cluster_size: ClusterSize,
+    file_size: u64,
+) -> Result<Mapping, ReadError> {
     if entry & COPIED != 0 {
-        return Err(ReadError::ReservedBits { what: "L2", index, value: entry });
+        return Err(ReadError::ReservedBits {
+            what: "L2",
+            index,
+            value: entry,
+        });
     }
     let shift = compressed_shift(cluster_size);
     let offset = entry & ((1 << shift) - 1);
@@ -102,8 +138,17 @@ fn decode_compressed(entry: u64, index: u64, cluster_size: ClusterSize, file_siz
     // The header owns the first cluster, and at least the payload's first byte must exist. The last sector of a file
     // may be short: qemu does not pad it.
     if offset < cluster_size.bytes() || offset >= file_size || offset + len >= file_size + SECTOR {
-        return Err(ReadError::OutsideFile { what: "compressed cluster", offset, len, size: file_size });
+        return Err(ReadError::OutsideFile {
+            what: "compressed cluster",
+            offset,
+            len,
+            size: file_size,
+        });
     }
     // At most 2^13 sectors.
-    Ok(Mapping::Data(Extent { offset, len: len.min(file_size - offset) as u32, compressed: true }))
+    Ok(Mapping::Data(Extent {
+        offset,
+        len: len.min(file_size - offset) as u32,
+        compressed: true,
+    }))
 }

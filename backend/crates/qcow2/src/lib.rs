@@ -31,11 +31,11 @@ pub mod writer;
 pub use chain::{Chain, ResolvedSpan, Source};
 pub use codec::{Compression, Compressor, Decompressor, cluster_hash, is_zero};
 pub use digest::Digest;
-pub use error::{ChainError, CodecError, IndexError, ReadError, WriteError};
+pub use error::{ChainError, CodecError, IndexError, MemberError, ReadError, WriteError};
 pub use geometry::{ClusterIndex, ClusterSize, Geometry, SpanIndex};
 pub use header::BackingName;
 pub use index::{
-    ClusterState, EffectiveSpan, ImageId, Index, IndexPage, IndexSpec, IndexSummary, IndexWriter, MergedIndex, PageEntry,
+    ClusterState, EffectiveSpan, ImageId, Index, IndexPage, IndexSpec, IndexSummary, IndexWriter, MergedIndex,
 };
 pub use io::{BodySink, ReadAt};
 pub use l2::{Extent, Mapping};

@@ -1,0 +1,81 @@
+//! Counts how many payloads and tables touch each cluster of the file, in the one pass that writes it.
+
+use std::collections::VecDeque;
+
+use crate::digest::TableChain;
+use crate::geometry::ClusterSize;
+use crate::io::BodySink;
+
+/// Refcounts of 16 bits. Only blocks that can still change are held: one, or two around a boundary.
+#[derive(Debug)]
+pub(super) struct Refcounts {
+    cluster_size: ClusterSize,
+    /// Offsets of the blocks written so far: the refcount table.
+    table: Vec<u64>,
+    /// The blocks after those, in order.
+    open: VecDeque<Vec<u16>>,
+}
+
+impl Refcounts {
+    pub(super) fn new(cluster_size: ClusterSize) -> Self {
+        Self {
+            cluster_size,
+            table: Vec::new(),
+            open: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn table(&self) -> &[u64] {
+        &self.table
+    }
+
+    /// Counts one reference to every cluster of the file that a range of bytes touches.
+    pub(super) fn add(&mut self, offset: u64, len: u64) {
+        let bits = self.cluster_size.bits();
+        for cluster in offset >> bits..=(offset + len - 1) >> bits {
+            let by_block = self.counted_by_block();
+            let block = (cluster / by_block) as usize - self.table.len();
+            while self.open.len() <= block {
+                self.open.push_back(vec![0; by_block as usize]);
+            }
+            // A cluster holds at most 4096 sectors, so 16 bits never overflow.
+            self.open[block][(cluster % by_block) as usize] += 1;
+        }
+    }
+
+    /// Writes the blocks whose clusters all lie before `position`, which is aligned.
+    pub(super) fn write_complete(
+        &mut self,
+        position: &mut u64,
+        tables: &mut TableChain,
+        out: &mut impl BodySink,
+    ) {
+        while (self.table.len() as u64 + 1) * self.counted_by_block() <= *position >> self.cluster_size.bits()
+        {
+            self.write_next(position, tables, out);
+        }
+    }
+
+    /// Writes all blocks that are left. The last one counts itself.
+    pub(super) fn write_all(&mut self, position: &mut u64, tables: &mut TableChain, out: &mut impl BodySink) {
+        while !self.open.is_empty() {
+            self.write_next(position, tables, out);
+        }
+    }
+
+    fn write_next(&mut self, position: &mut u64, tables: &mut TableChain, out: &mut impl BodySink) {
+        // First, because the block may have to count itself.
+        self.add(*position, self.cluster_size.bytes());
+        let block = self.open.pop_front().expect("counting opened a block");
+        let bytes: Vec<u8> = block.into_iter().flat_map(u16::to_be_bytes).collect();
+        tables.add(*position, &bytes);
+        out.append(&bytes);
+        self.table.push(*position);
+        *position += self.cluster_size.bytes();
+    }
+
+    /// Clusters of the file that one block counts.
+    const fn counted_by_block(&self) -> u64 {
+        self.cluster_size.bytes() / 2
+    }
+}
