@@ -1,1 +1,29 @@
-//! holdfast-target
+//! The store: where backups lie and how they get there and back. What enters: credentials of a bucket, keys and bytes.
+//! What this crate must not know: Kubernetes, custom resources, QCOW2, volumes; it moves opaque bytes and knows only
+//! how they are named ([`layout`]).
+//!
+//! [`Target`] is the interface, [`S3Target`] the implementation for S3 compatible stores. With the feature `testing`
+//! come [`testing::MemoryTarget`], [`testing::Faulty`], a real gateway process ([`testing::Gateway`]) and the
+//! conformance suite that every implementation passes.
+//!
+//! Promises every implementation keeps:
+//! - Nothing is ever overwritten: [`Target::put`] and [`Target::put_new`] create or refuse.
+//! - Every call ends within a bounded time; errors that may pass are retried inside ([`Patience`]).
+//! - A call is cancelled by dropping its future. What it had begun on the store may or may not have happened.
+//! - A secret never shows in `Debug`, `Display` or an error.
+
+mod connection;
+mod error;
+pub mod layout;
+mod s3;
+mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use connection::{Connection, SecretKey};
+pub use error::{ErrorKind, TargetError};
+pub use s3::{Patience, S3Target};
+pub use target::{
+    Creation, ETag, InvalidKey, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
+    PartNumber, Prefix, ProbeReport, Target, Upload, list_all,
+};

@@ -1,0 +1,50 @@
+//! What lies where on a target, and the documents that bind it together. `docs/FORMAT.md` is the public side of this
+//! module; a change here is a change there.
+//!
+//! ```text
+//! holdfast/points/<cluster>/<plan>/<backup>/objects-<attempt>.jsonl.zst   captured objects, one JSON document a line
+//! holdfast/points/<cluster>/<plan>/<backup>/backup.json                   commit object, written last, never again
+//! holdfast/volumes/<cluster>/<plan>/<claim>/<image>-s<shard>.qcow2        one image per shard of 128 GiB
+//! holdfast/volumes/<cluster>/<plan>/<claim>/<image>-s<shard>.index        its index
+//! holdfast/volumes/<cluster>/<plan>/<claim>/chain-<generation>.json       which images there are; a new key each time
+//! holdfast/reports/<cluster>/restore-<uid>.jsonl.zst                      report of a restore, one line per object
+//! holdfast/probe/<random>                                                 written, read and removed by the health probe
+//! ```
+//! `<cluster>`, `<plan>`, `<backup>`, `<claim>` are Kubernetes UIDs (`<cluster>` that of the namespace kube-system),
+//! `<image>` is `<backup>-a<attempt>`, `<generation>` a zero-padded decimal of ten digits.
+
+mod documents;
+mod names;
+
+pub use documents::{
+    BackupManifest, BackupType, ChainFile, ClusterRecord, DocumentError, FileRecord, ImageKind, ImageRecord,
+    NamespaceRecord, ObjectRecord, ShardRecord, SourceRecord, VolumeMode, VolumeRecord,
+};
+pub use names::{
+    Attempt, Digest, Generation, ImageId, Location, NameError, ShardNumber, Uid, VolumeHome, probe_key,
+    report_key,
+};
+
+use crate::Prefix;
+
+/// Format version that this code writes and the highest it reads.
+pub const FORMAT_VERSION: u32 = 0;
+/// Virtual bytes of one shard: each shard is an image chain of its own, so that parts and objects stay small enough
+/// for every store.
+pub const SHARD_SIZE: u64 = 128 << 30;
+/// Root of everything we write in a bucket.
+pub const ROOT: &str = "holdfast/";
+/// Largest `backup.json` that is read, in bytes: a point with a thousand volumes and long chains stays far below.
+pub const MAX_MANIFEST: u64 = 32 << 20;
+/// Largest chain file that is read, in bytes.
+pub const MAX_CHAIN: u64 = 16 << 20;
+
+/// Prefix of all points of all clusters: list it to find what can be restored.
+pub fn points_prefix() -> Prefix {
+    Prefix::new(format!("{ROOT}points/"))
+}
+
+/// Prefix of the volumes of all clusters.
+pub fn volumes_prefix() -> Prefix {
+    Prefix::new(format!("{ROOT}volumes/"))
+}

@@ -1,0 +1,452 @@
+//! The JSON documents on a target. They are read back years later by other versions of this program and by people with
+//! `jq`: field names are camelCase, times RFC 3339 in UTC, sizes bytes.
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Attempt, Digest, FORMAT_VERSION, Generation, ImageId, Location, ShardNumber, Uid, VolumeHome};
+use crate::ETag;
+
+/// A document that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// It is not the JSON it should be.
+    #[error("{document} is damaged: {source}")]
+    Damaged {
+        /// Which document.
+        document: String,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+    /// A newer version of this program wrote it.
+    #[error(
+        "{document} has format version {found}, this program reads up to {FORMAT_VERSION}: use a newer holdfast"
+    )]
+    Newer {
+        /// Which document.
+        document: String,
+        /// Its version.
+        found: u64,
+    },
+    /// It parses, but what it says contradicts itself or the place it lies in.
+    #[error("{document} is inconsistent: {problem}")]
+    Inconsistent {
+        /// Which document.
+        document: String,
+        /// What does not fit.
+        problem: String,
+    },
+}
+
+/// Version first: a newer document may not even parse as ours, and "newer" is the message that helps.
+fn parse<T: DeserializeOwned>(document: &str, bytes: &[u8]) -> Result<T, DocumentError> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u64,
+    }
+    let damaged = |source| DocumentError::Damaged {
+        document: document.to_owned(),
+        source,
+    };
+    let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
+    if version.format > u64::from(FORMAT_VERSION) {
+        return Err(DocumentError::Newer {
+            document: document.to_owned(),
+            found: version.format,
+        });
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+fn print(document: &impl Serialize) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec_pretty(document).expect("our documents have string keys and no failing parts");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Whether each volume of a point starts its own chain or continues one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackupType {
+    /// Every volume was stored whole.
+    Full,
+    /// Every volume continues a chain.
+    Incremental,
+    /// Some of each.
+    Mixed,
+}
+
+/// `backup.json`: the commit object of a point. Without it there is no point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupManifest {
+    /// Format version ([`FORMAT_VERSION`]).
+    pub format: u32,
+    /// Where this document lies; a copy under another key is not this point.
+    pub location: Location,
+    /// The attempt of the backup that was committed.
+    pub attempt: Attempt,
+    /// `holdfast <version>`.
+    pub created_by: String,
+    /// The cluster that was backed up.
+    pub cluster: ClusterRecord,
+    /// The BackupPlan.
+    pub plan: SourceRecord,
+    /// The Backup.
+    pub backup: SourceRecord,
+    /// Full, incremental or mixed.
+    pub backup_type: BackupType,
+    /// Name of the user who asked for it; absent for a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requester: Option<String>,
+    /// When the backup began.
+    pub started: Timestamp,
+    /// When everything but this document was stored.
+    pub completed: Timestamp,
+    /// The namespace that was backed up.
+    pub namespace: NamespaceRecord,
+    /// The captured objects.
+    pub objects: FileRecord,
+    /// The stored volumes.
+    pub volumes: Vec<VolumeRecord>,
+    /// Names of the claims that the plan left out by name.
+    #[serde(default)]
+    pub excluded_claims: Vec<String>,
+}
+
+impl BackupManifest {
+    /// Reads and checks the document that lies at `location`.
+    pub fn parse(location: &Location, bytes: &[u8]) -> Result<Self, DocumentError> {
+        let document = location.commit_key().to_string();
+        let manifest: Self = parse(&document, bytes)?;
+        let inconsistent = |problem: String| {
+            Err(DocumentError::Inconsistent {
+                document: document.clone(),
+                problem,
+            })
+        };
+        if manifest.location != *location {
+            return inconsistent(format!("it belongs to {}", manifest.location));
+        }
+        for volume in &manifest.volumes {
+            if let Err(problem) = check_chain(&volume.chain) {
+                return inconsistent(format!("volume of claim {}: {problem}", volume.claim));
+            }
+            if volume.chain.first().is_none_or(|image| image.id != volume.image) {
+                return inconsistent(format!(
+                    "the chain of claim {} does not start with its image",
+                    volume.claim
+                ));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// The document as it is stored: indented JSON with a newline at the end.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        print(self)
+    }
+
+    /// Bytes on the target that this point alone added: its objects and its newest images.
+    pub fn stored(&self) -> u64 {
+        let images = self.volumes.iter().filter_map(|volume| volume.chain.first());
+        self.objects.size + images.map(|image| image.stored).sum::<u64>()
+    }
+}
+
+/// A newest-first chain that a restore can read: linked without gaps down to a full image.
+fn check_chain(chain: &[ImageRecord]) -> Result<(), String> {
+    for (image, parent) in chain.iter().zip(chain.iter().skip(1)) {
+        if image.parent.as_ref() != Some(&parent.id) {
+            return Err(format!("image {} is not followed by its parent", image.id));
+        }
+    }
+    match chain.last() {
+        Some(base) if base.parent.is_none() && base.kind == ImageKind::Full => Ok(()),
+        Some(base) => Err(format!("the oldest image {} is not a full one", base.id)),
+        None => Err("the chain is empty".to_owned()),
+    }
+}
+
+/// The cluster a point comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterRecord {
+    /// UID of its namespace `kube-system`.
+    pub uid: Uid,
+}
+
+/// A custom resource that took part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceRecord {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: Uid,
+}
+
+/// The namespace that was backed up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceRecord {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: Uid,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A file of the point with what binds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileRecord {
+    /// Name below the prefix of the point.
+    pub key: String,
+    /// Stored bytes.
+    pub size: u64,
+    /// Digest of the stored bytes.
+    pub blake3: Digest,
+    /// JSON documents inside.
+    pub count: u64,
+}
+
+/// How a volume is given to pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeMode {
+    /// Mounted.
+    Filesystem,
+    /// As a raw device.
+    Block,
+}
+
+/// One volume of a point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeRecord {
+    /// Name of the claim.
+    pub claim: String,
+    /// UID of the claim.
+    pub claim_uid: Uid,
+    /// Where its images lie: `<cluster>/<plan>/<claim>`.
+    pub home: VolumeHome,
+    /// Generation of the chain file that was current at the commit.
+    pub generation: Generation,
+    /// The image that is this point.
+    pub image: ImageId,
+    /// Size to provision, in bytes; not smaller than the image's virtual size.
+    pub capacity: u64,
+    /// Filesystem or Block.
+    pub volume_mode: VolumeMode,
+    /// StorageClass of the claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// CSI driver of the volume.
+    pub driver: String,
+    /// File system on the volume, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs_type: Option<String>,
+    /// Access modes of the claim, as Kubernetes spells them.
+    pub access_modes: Vec<String>,
+    /// When the snapshot was cut.
+    pub snapshot_time: Timestamp,
+    /// Newest first: everything a restore reads, with what binds it.
+    pub chain: Vec<ImageRecord>,
+}
+
+/// Whether an image stands alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImageKind {
+    /// Base of a chain.
+    Full,
+    /// Overlay on its parent.
+    Incremental,
+}
+
+/// One image of a volume: its shards and what binds them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRecord {
+    /// Id; file names follow from it.
+    pub id: ImageId,
+    /// The image this one lies upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ImageId>,
+    /// Full or incremental.
+    pub kind: ImageKind,
+    /// Bytes of the volume.
+    pub virtual_size: u64,
+    /// Bytes of a cluster; the same in the whole chain.
+    pub cluster_size: u32,
+    /// Its shards in order.
+    pub shards: Vec<ShardRecord>,
+    /// Stored bytes: images and indexes.
+    pub stored: u64,
+}
+
+/// One shard of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardRecord {
+    /// Number, from 0.
+    pub shard: ShardNumber,
+    /// Virtual bytes of this shard.
+    pub virtual_size: u64,
+    /// The QCOW2 file.
+    pub image: ObjectRecord,
+    /// Digest of the image's tables, which pins where every cluster lies.
+    pub tables: Digest,
+    /// The index file.
+    pub index: ObjectRecord,
+    /// Digest of the index file.
+    pub index_digest: Digest,
+}
+
+/// A stored object with what binds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRecord {
+    /// File name below the volume's home.
+    pub key: String,
+    /// Stored bytes.
+    pub size: u64,
+    /// ETag that the store gave it.
+    pub etag: ETag,
+}
+
+/// `chain-<generation>.json`: which images of a volume there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChainFile {
+    /// Format version ([`FORMAT_VERSION`]).
+    pub format: u32,
+    /// Where this document lies.
+    pub home: VolumeHome,
+    /// Its generation.
+    pub generation: Generation,
+    /// The generation it replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Generation>,
+    /// Every image there is, oldest first.
+    pub images: Vec<ImageRecord>,
+}
+
+impl ChainFile {
+    /// Reads and checks the document that lies in `home` under `generation`.
+    pub fn parse(home: &VolumeHome, generation: Generation, bytes: &[u8]) -> Result<Self, DocumentError> {
+        let document = home.chain_key(generation).to_string();
+        let file: Self = parse(&document, bytes)?;
+        if file.home != *home || file.generation != generation {
+            let problem = format!("it is generation {} of {}", file.generation, file.home);
+            return Err(DocumentError::Inconsistent { document, problem });
+        }
+        Ok(file)
+    }
+
+    /// The document as it is stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        print(self)
+    }
+
+    /// The chain that ends in `image`, newest first, down to its full image; `None` where a link is missing.
+    pub fn chain_of(&self, image: &ImageId) -> Option<Vec<ImageRecord>> {
+        let mut chain: Vec<ImageRecord> = Vec::new();
+        let mut wanted = Some(image);
+        while let Some(id) = wanted {
+            let record = self.images.iter().find(|record| record.id == *id)?;
+            // A circle of parents would never end.
+            if chain.len() >= self.images.len() {
+                return None;
+            }
+            chain.push(record.clone());
+            wanted = record.parent.as_ref();
+        }
+        check_chain(&chain).is_ok().then_some(chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(id: &str, parent: Option<&str>) -> ImageRecord {
+        let object = |name: &str| ObjectRecord {
+            key: name.to_owned(),
+            size: 1,
+            etag: ETag::new("e"),
+        };
+        ImageRecord {
+            id: id.parse().unwrap(),
+            parent: parent.map(|p| p.parse().unwrap()),
+            kind: if parent.is_some() {
+                ImageKind::Incremental
+            } else {
+                ImageKind::Full
+            },
+            virtual_size: 1 << 30,
+            cluster_size: 65536,
+            shards: vec![ShardRecord {
+                shard: ShardNumber(0),
+                virtual_size: 1 << 30,
+                image: object("i"),
+                tables: Digest::of(b"t"),
+                index: object("x"),
+                index_digest: Digest::of(b"x"),
+            }],
+            stored: 2,
+        }
+    }
+
+    fn chain() -> ChainFile {
+        ChainFile {
+            format: FORMAT_VERSION,
+            home: "c/p/v".parse().unwrap(),
+            generation: Generation(2),
+            previous: Some(Generation(1)),
+            images: vec![
+                image("b-a1", None),
+                image("b2-a1", Some("b-a1")),
+                image("b3-a1", Some("gone-a1")),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_chain_file_reads_back_and_is_tied_to_its_place() {
+        let file = chain();
+        let bytes = file.to_bytes();
+        assert_eq!(ChainFile::parse(&file.home, Generation(2), &bytes).unwrap(), file);
+        let error = ChainFile::parse(&file.home, Generation(3), &bytes).unwrap_err();
+        assert!(matches!(error, DocumentError::Inconsistent { .. }), "{error}");
+        let newer = String::from_utf8(bytes)
+            .unwrap()
+            .replace("\"format\": 0", "\"format\": 9");
+        let error = ChainFile::parse(&file.home, Generation(2), newer.as_bytes()).unwrap_err();
+        assert!(matches!(error, DocumentError::Newer { found: 9, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_chain_is_whole_or_absent() {
+        let mut file = chain();
+        let ids = |chain: Vec<ImageRecord>| chain.iter().map(|i| i.id.to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            file.chain_of(&"b2-a1".parse().unwrap()).map(ids).unwrap(),
+            ["b2-a1", "b-a1"]
+        );
+        assert_eq!(
+            file.chain_of(&"b3-a1".parse().unwrap()),
+            None,
+            "its parent is gone"
+        );
+        file.images[0].parent = Some("b2-a1".parse().unwrap());
+        assert_eq!(file.chain_of(&"b2-a1".parse().unwrap()), None, "a circle");
+    }
+}

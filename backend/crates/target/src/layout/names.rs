@@ -1,0 +1,435 @@
+//! Names on the target: every part of a key is a type, so that a key can neither be misspelt nor leave its folder.
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::ROOT;
+use crate::{Key, Prefix};
+
+/// A name on the target that is not one of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{value:?} is not a valid {what}: expected {expected}")]
+pub struct NameError {
+    what: &'static str,
+    value: String,
+    expected: &'static str,
+}
+
+impl NameError {
+    fn new(what: &'static str, value: &str, expected: &'static str) -> Self {
+        // A hostile name must not flood a status field.
+        Self {
+            what,
+            value: value.chars().take(128).collect(),
+            expected,
+        }
+    }
+}
+
+/// Serde by `Display` and `FromStr`, so that a document cannot hold a name that the code would refuse.
+macro_rules! text_serde {
+    ($($name:ident),+) => {$(
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )+};
+}
+text_serde!(Uid, Location, VolumeHome, ImageId, Digest);
+
+/// A Kubernetes UID (or what stands for one): 1 to 64 of `a-z`, `0-9`, `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(String);
+
+impl Uid {
+    /// The text of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Uid {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if (1..=64).contains(&text.len()) && text.bytes().all(valid) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::new(
+                "UID",
+                text,
+                "1 to 64 characters of a-z, 0-9 and -",
+            ))
+        }
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Number of an attempt of a backup, from 1; it fences: what a dead attempt left can be told by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Attempt(pub u32);
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Number of a shard of a volume, from 0: bytes `n × 128 GiB` onwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardNumber(pub u32);
+
+impl fmt::Display for ShardNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Generation of a chain file, from 1; each is a new object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The first generation of a chain.
+    pub const FIRST: Self = Self(1);
+
+    /// The one after this.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A BLAKE3 digest, 64 hexadecimal digits in text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let error = || NameError::new("digest", text, "64 lower-case hexadecimal digits");
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(error());
+        }
+        blake3::Hash::from_hex(text)
+            .map(|hash| Self(*hash.as_bytes()))
+            .map_err(|_| error())
+    }
+}
+
+/// Address of a point on a target: `<cluster>/<plan>/<backup>`. This is what `spec.location` of a custom resource
+/// holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// UID of the namespace `kube-system` of the cluster that was backed up.
+    pub cluster: Uid,
+    /// UID of the BackupPlan.
+    pub plan: Uid,
+    /// UID of the Backup.
+    pub backup: Uid,
+}
+
+impl Location {
+    /// Everything of the point lies below.
+    pub fn prefix(&self) -> Prefix {
+        Prefix::new(format!("{ROOT}points/{self}/"))
+    }
+
+    /// `backup.json`, the commit object.
+    pub fn commit_key(&self) -> Key {
+        self.prefix().key("backup.json")
+    }
+
+    /// File name (below [`Location::prefix`]) of the captured objects of one attempt.
+    pub fn objects_name(attempt: Attempt) -> String {
+        format!("objects-{attempt}.jsonl.zst")
+    }
+
+    /// The captured objects of one attempt.
+    pub fn objects_key(&self, attempt: Attempt) -> Key {
+        self.prefix().key(&Self::objects_name(attempt))
+    }
+
+    /// The point whose commit object has this key; `None` for every other key.
+    pub fn of_commit_key(key: &Key) -> Option<Self> {
+        key.as_str()
+            .strip_prefix(ROOT)?
+            .strip_prefix("points/")?
+            .strip_suffix("/backup.json")?
+            .parse()
+            .ok()
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.cluster, self.plan, self.backup)
+    }
+}
+
+impl FromStr for Location {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let [cluster, plan, backup] = three(text, "location", "<cluster>/<plan>/<backup>")?;
+        Ok(Self {
+            cluster: cluster.parse()?,
+            plan: plan.parse()?,
+            backup: backup.parse()?,
+        })
+    }
+}
+
+/// Where the images of one volume under one plan lie: `<cluster>/<plan>/<claim>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeHome {
+    /// UID of the namespace `kube-system` of the cluster that was backed up.
+    pub cluster: Uid,
+    /// UID of the BackupPlan.
+    pub plan: Uid,
+    /// UID of the PersistentVolumeClaim.
+    pub claim: Uid,
+}
+
+impl VolumeHome {
+    /// Everything of the volume lies below.
+    pub fn prefix(&self) -> Prefix {
+        Prefix::new(format!("{ROOT}volumes/{self}/"))
+    }
+
+    /// The image of one shard.
+    pub fn image_key(&self, image: &ImageId, shard: ShardNumber) -> Key {
+        self.prefix().key(&image.file_name(shard))
+    }
+
+    /// The index of one shard's image.
+    pub fn index_key(&self, image: &ImageId, shard: ShardNumber) -> Key {
+        self.prefix().key(&image.index_name(shard))
+    }
+
+    /// Prefix of all chain files; the last one in listing order is the newest.
+    pub fn chain_prefix(&self) -> Prefix {
+        Prefix::new(format!("{}chain-", self.prefix()))
+    }
+
+    /// The chain file of one generation.
+    pub fn chain_key(&self, generation: Generation) -> Key {
+        self.prefix().key(&format!("chain-{:010}.json", generation.0))
+    }
+
+    /// The generation that this key of a chain file of this home names; `None` for every other key.
+    pub fn generation_of(&self, key: &Key) -> Option<Generation> {
+        let digits = key
+            .as_str()
+            .strip_prefix(self.chain_prefix().as_str())?
+            .strip_suffix(".json")?;
+        let plain = digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| digits.parse().ok().map(Generation)).flatten()
+    }
+
+    /// The attempt that wrote this object of this home (an image or an index); `None` for every other key.
+    pub fn image_of(&self, key: &Key) -> Option<ImageId> {
+        let name = key.as_str().strip_prefix(self.prefix().as_str())?;
+        let stem = name
+            .strip_suffix(".qcow2")
+            .or_else(|| name.strip_suffix(".index"))?;
+        let (image, shard) = stem.rsplit_once("-s")?;
+        shard.parse::<u32>().ok().and(image.parse().ok())
+    }
+}
+
+impl fmt::Display for VolumeHome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.cluster, self.plan, self.claim)
+    }
+}
+
+impl FromStr for VolumeHome {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let [cluster, plan, claim] = three(text, "volume home", "<cluster>/<plan>/<claim>")?;
+        Ok(Self {
+            cluster: cluster.parse()?,
+            plan: plan.parse()?,
+            claim: claim.parse()?,
+        })
+    }
+}
+
+/// Exactly three parts between slashes.
+fn three<'a>(text: &'a str, what: &'static str, expected: &'static str) -> Result<[&'a str; 3], NameError> {
+    let mut parts = text.split('/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(a), Some(b), Some(c), None) => Ok([a, b, c]),
+        _ => Err(NameError::new(what, text, expected)),
+    }
+}
+
+/// Id of an image of a volume: `<backup>-a<attempt>`. The same backup tried again makes another image.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageId {
+    /// UID of the Backup that made it.
+    pub backup: Uid,
+    /// Its attempt.
+    pub attempt: Attempt,
+}
+
+impl ImageId {
+    /// File name of the image of a shard; matches `[a-z0-9-]+\.qcow2`, so that it can be a backing file name.
+    pub fn file_name(&self, shard: ShardNumber) -> String {
+        format!("{self}-s{shard}.qcow2")
+    }
+
+    /// File name of the index of a shard's image.
+    pub fn index_name(&self, shard: ShardNumber) -> String {
+        format!("{self}-s{shard}.index")
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-a{}", self.backup, self.attempt)
+    }
+}
+
+impl FromStr for ImageId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let error = || NameError::new("image id", text, "<backup uid>-a<attempt>");
+        let (backup, attempt) = text.rsplit_once("-a").ok_or_else(error)?;
+        let number: u32 = attempt.parse().map_err(|_| error())?;
+        if number.to_string() != attempt {
+            return Err(error());
+        }
+        Ok(Self {
+            backup: backup.parse()?,
+            attempt: Attempt(number),
+        })
+    }
+}
+
+/// Key of the report of a restore, one JSON document a line, compressed.
+pub fn report_key(cluster: &Uid, restore: &Uid) -> Key {
+    Prefix::new(format!("{ROOT}reports/{cluster}/")).key(&format!("restore-{restore}.jsonl.zst"))
+}
+
+/// Key of an object of the health probe; a new one each time.
+pub fn probe_key() -> Key {
+    Prefix::new(format!("{ROOT}probe/")).key(&uuid::Uuid::new_v4().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn location() -> Location {
+        "c1/p1/b1".parse().unwrap()
+    }
+
+    #[test]
+    fn keys_are_those_of_the_format() {
+        let location = location();
+        assert_eq!(
+            location.commit_key().as_str(),
+            "holdfast/points/c1/p1/b1/backup.json"
+        );
+        assert_eq!(
+            location.objects_key(Attempt(2)).as_str(),
+            "holdfast/points/c1/p1/b1/objects-2.jsonl.zst"
+        );
+        assert_eq!(
+            Location::of_commit_key(&location.commit_key()),
+            Some(location.clone())
+        );
+        assert_eq!(Location::of_commit_key(&location.objects_key(Attempt(1))), None);
+        let home: VolumeHome = "c1/p1/v1".parse().unwrap();
+        let image = ImageId {
+            backup: location.backup,
+            attempt: Attempt(3),
+        };
+        let key = home.image_key(&image, ShardNumber(1));
+        assert_eq!(key.as_str(), "holdfast/volumes/c1/p1/v1/b1-a3-s1.qcow2");
+        assert_eq!(home.image_of(&key), Some(image.clone()));
+        assert_eq!(
+            home.image_of(&home.index_key(&image, ShardNumber(0))),
+            Some(image)
+        );
+        let chain = home.chain_key(Generation(7));
+        assert_eq!(chain.as_str(), "holdfast/volumes/c1/p1/v1/chain-0000000007.json");
+        assert_eq!(home.generation_of(&chain), Some(Generation(7)));
+        assert_eq!(home.generation_of(&key), None);
+        assert_eq!(home.image_of(&chain), None);
+    }
+
+    #[test]
+    fn names_that_could_leave_their_folder_are_refused() {
+        for bad in [
+            "",
+            "a/b",
+            "a/b/c/d",
+            "a/../c",
+            "A/b/c",
+            "a//c",
+            "a/b/c ",
+            "a/b/\u{e4}",
+        ] {
+            assert!(bad.parse::<Location>().is_err(), "{bad:?}");
+        }
+        assert!("x".repeat(65).parse::<Uid>().is_err());
+        for bad in ["b", "b-a", "b-a01", "b-a-1", "b-a+1", "-a1", "b-a4294967296"] {
+            assert!(bad.parse::<ImageId>().is_err(), "{bad:?}");
+        }
+        assert_eq!("b-a1-a2".parse::<ImageId>().unwrap().to_string(), "b-a1-a2");
+    }
+
+    #[test]
+    fn a_digest_reads_back_what_it_prints() {
+        let digest = Digest::of(b"holdfast");
+        assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+        assert!(digest.to_string().to_uppercase().parse::<Digest>().is_err());
+        assert!("00".parse::<Digest>().is_err());
+    }
+}

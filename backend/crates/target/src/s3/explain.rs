@@ -1,0 +1,149 @@
+//! From what the SDK reports to [`TargetError`].
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+
+use super::transport::{TransportError, innermost};
+use crate::{ErrorKind, TargetError};
+
+/// What is being done, for the error that may come of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    /// A verb.
+    pub verb: &'static str,
+    /// Key or prefix; empty for the bucket itself.
+    pub object: &'a str,
+    /// Bucket and endpoint.
+    pub place: &'a str,
+}
+
+impl Call<'_> {
+    pub(super) fn error(&self, kind: ErrorKind, why: impl Into<String>) -> TargetError {
+        TargetError::new(kind, self.verb, self.object, self.place, why)
+    }
+
+    /// Explains a failed request.
+    pub(super) fn explain<E>(&self, error: &SdkError<E, HttpResponse>) -> TargetError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        match error {
+            SdkError::ServiceError(service) => {
+                let status = service.raw().status().as_u16();
+                self.answer(status, service.err().code(), service.err().message())
+            }
+            SdkError::ResponseError(response) => {
+                let status = response.raw().status().as_u16();
+                self.error(
+                    ErrorKind::Unreachable,
+                    format!("the answer (HTTP {status}) cannot be read"),
+                )
+            }
+            SdkError::TimeoutError(_) => self.error(ErrorKind::Unreachable, "no answer in time"),
+            SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
+                Some(error) => self.transport(error),
+                None => self.error(ErrorKind::Unreachable, "the request was not sent"),
+            },
+            other => self.error(ErrorKind::Other, innermost(other)),
+        }
+    }
+
+    fn transport(&self, error: &(dyn std::error::Error + 'static)) -> TargetError {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            match error.downcast_ref::<TransportError>() {
+                Some(found @ TransportError::Certificate(_)) => {
+                    return self.error(ErrorKind::UntrustedCertificate, found.to_string());
+                }
+                Some(found) => return self.error(ErrorKind::Unreachable, found.to_string()),
+                None => next = error.source(),
+            }
+        }
+        self.error(ErrorKind::Unreachable, innermost(error))
+    }
+
+    /// Explains an error answer by its code, then by its status.
+    fn answer(&self, status: u16, code: Option<&str>, message: Option<&str>) -> TargetError {
+        let (kind, transient) = classify(status, code);
+        let why = match (code, message) {
+            (Some(code), Some(message)) => format!("{code}: {message} (HTTP {status})"),
+            (Some(code), None) => format!("{code} (HTTP {status})"),
+            (None, _) => format!("HTTP {status}"),
+        };
+        self.error(kind, why).transient(transient)
+    }
+}
+
+/// Kind of an error answer, and whether it may pass. Codes: the list of error responses in Amazon's S3 API reference,
+/// plus those of MinIO and Ceph for full stores.
+fn classify(status: u16, code: Option<&str>) -> (ErrorKind, bool) {
+    use ErrorKind as K;
+    match code.unwrap_or_default() {
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidToken"
+        | "ExpiredToken"
+        | "InvalidSecurity"
+        | "NotSignedUp"
+        | "AccountProblem" => (K::WrongCredentials, false),
+        "NoSuchBucket" => (K::BucketMissing, false),
+        "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion" | "NotFound" => (K::NotFound, false),
+        "AccessDenied" | "AllAccessDisabled" | "MethodNotAllowed" => (K::Denied, false),
+        "PreconditionFailed" => (K::Exists, false),
+        "InvalidRange" => (K::Changed, false),
+        "EntityTooLarge" => (K::TooLarge, false),
+        "QuotaExceeded"
+        | "XMinioStorageFull"
+        | "XMinioAdminBucketQuotaExceeded"
+        | "InsufficientStorage"
+        | "NoSpaceLeft"
+        | "StorageFull" => (K::Full, false),
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequests"
+        | "BandwidthLimitExceeded" => (K::Throttled, true),
+        "RequestTimeout" | "InternalError" | "ServiceUnavailable" | "XMinioServerNotInitialized" => {
+            (K::Unreachable, true)
+        }
+        // Two writers at once; the loser is told the truth when it asks again.
+        "OperationAborted" | "ConditionalRequestConflict" => (K::Throttled, true),
+        _ => match status {
+            401 => (K::WrongCredentials, false),
+            403 => (K::Denied, false),
+            404 => (K::NotFound, false),
+            412 => (K::Exists, false),
+            416 => (K::Changed, false),
+            413 => (K::TooLarge, false),
+            429 => (K::Throttled, true),
+            507 => (K::Full, false),
+            500 | 502..=504 => (K::Unreachable, true),
+            _ => (K::Other, false),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_go_before_statuses() {
+        assert_eq!(
+            classify(403, Some("SignatureDoesNotMatch")),
+            (ErrorKind::WrongCredentials, false)
+        );
+        assert_eq!(classify(403, None), (ErrorKind::Denied, false));
+        assert_eq!(
+            classify(404, Some("NoSuchBucket")),
+            (ErrorKind::BucketMissing, false)
+        );
+        assert_eq!(classify(503, Some("SlowDown")), (ErrorKind::Throttled, true));
+        assert_eq!(classify(503, Some("Whatever")), (ErrorKind::Unreachable, true));
+        assert_eq!(classify(501, Some("NotImplemented")), (ErrorKind::Other, false));
+    }
+}

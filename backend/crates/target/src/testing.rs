@@ -1,0 +1,1 @@
+//! Test equipment: not part of the product.
