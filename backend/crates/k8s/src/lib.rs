@@ -1,1 +1,29 @@
-//! holdfast-k8s
+//! The way to a Kubernetes cluster: client, impersonation, discovery, conditions, events, election.
+//!
+//! Room rules: everything here speaks to one API server and knows nothing of backups. No controller, no reconcile
+//! loop, no target, no HTTP server. Objects of applications stay [`serde_json::Value`] end to end, so that a field
+//! this build has never heard of survives.
+
+mod access;
+mod apply;
+mod cluster;
+mod condition;
+mod discovery;
+mod error;
+mod events;
+mod lease;
+mod names;
+mod status;
+
+pub use access::{Access, Decision, review};
+pub use apply::{create_dry_run, create_or_get, delete, delete_collection, dynamic};
+pub use cluster::{ADMINISTRATORS, Cluster, ConnectError, impersonated};
+pub use condition::{Truth, condition, is_true, set_condition};
+pub use discovery::{
+    ApiKind, ApiKinds, DiscoverError, ListFailure, ListFailures, Listed, list_kind, list_namespace,
+};
+pub use error::{ApiFailure, describe, is_already_exists, is_conflict, is_forbidden, is_not_found};
+pub use events::Events;
+pub use lease::{Election, ElectionError, Leadership};
+pub use names::{hashed, limit_text};
+pub use status::{merge_patch, update_status};

@@ -1,0 +1,420 @@
+//! What the API server serves, and every object of a namespace, untyped.
+//!
+//! A capture is complete only when every group was listed, so nothing here swallows an error: a group whose server
+//! is away is named, and a list that fails is named with the group, version and resource it was for.
+
+use futures::stream::{self, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::api::ListParams;
+use kube::core::Request;
+use kube::core::discovery::v2::{APIGroupDiscovery, APIGroupDiscoveryList, APIVersionDiscovery};
+use kube::discovery::{ApiResource, verbs};
+use kube::{Api, Client, Resource, core::DynamicObject};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// Objects per page of a list, the page size of kubectl.
+const PAGE: u32 = 500;
+/// Lists in flight at the same time.
+const PARALLEL_LISTS: usize = 8;
+/// How often a list starts anew when its continue token has expired.
+const RESTARTS: usize = 3;
+
+/// One kind in one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKind {
+    /// Group, version, kind and plural.
+    pub resource: ApiResource,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// What can be done.
+    pub verbs: Vec<String>,
+    /// Whether this is the version to use: the newest preferred one of the group that has the kind.
+    pub preferred: bool,
+}
+
+impl ApiKind {
+    /// Whether objects of the kind can be listed.
+    pub fn can_list(&self) -> bool {
+        self.verbs.iter().any(|verb| verb == verbs::LIST)
+    }
+
+    /// Whether objects of the kind can be created.
+    pub fn can_create(&self) -> bool {
+        self.verbs.iter().any(|verb| verb == verbs::CREATE)
+    }
+
+    /// `resource.group/version`, for messages.
+    pub fn title(&self) -> String {
+        let ApiResource {
+            group,
+            version,
+            plural,
+            ..
+        } = &self.resource;
+        if group.is_empty() {
+            format!("{plural}/{version}")
+        } else {
+            format!("{plural}.{group}/{version}")
+        }
+    }
+
+    /// An untyped API of this kind: of `namespace` if the kind is namespaced, else of the cluster.
+    pub fn api(&self, client: Client, namespace: &str) -> Api<DynamicObject> {
+        if self.namespaced {
+            Api::namespaced_with(client, namespace, &self.resource)
+        } else {
+            Api::all_with(client, &self.resource)
+        }
+    }
+}
+
+/// Everything an API server serves.
+#[derive(Clone, Debug, Default)]
+pub struct ApiKinds {
+    kinds: Vec<ApiKind>,
+    unavailable: Vec<String>,
+}
+
+/// Why discovery failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    /// The API server refused or did not answer.
+    #[error("the API server did not list its kinds: {0}")]
+    Api(#[from] kube::Error),
+    /// The answer was not an aggregated one.
+    #[error("the API server does not serve aggregated discovery; Kubernetes 1.30 or newer is needed")]
+    Unsupported,
+}
+
+impl ApiKinds {
+    /// Asks the API server, in two requests.
+    pub async fn discover(client: &Client) -> Result<Self, DiscoverError> {
+        let (core, groups) = futures::try_join!(
+            client.list_core_api_versions_aggregated(),
+            client.list_api_groups_aggregated()
+        )?;
+        Self::from_aggregated(core, groups)
+    }
+
+    fn from_aggregated(
+        core: APIGroupDiscoveryList,
+        groups: APIGroupDiscoveryList,
+    ) -> Result<Self, DiscoverError> {
+        // An API server without aggregated discovery answers with another type that has no items.
+        if core.items.is_empty() || groups.items.is_empty() {
+            return Err(DiscoverError::Unsupported);
+        }
+        let mut found = Self::default();
+        for group in core.items.into_iter().chain(groups.items) {
+            found.add_group(group);
+        }
+        Ok(found)
+    }
+
+    fn add_group(&mut self, group: APIGroupDiscovery) {
+        let name = group.metadata.and_then(|m| m.name).unwrap_or_default();
+        let first = self.kinds.len();
+        for served in group.versions {
+            // Stale: the server behind an aggregated API does not answer, what it serves is not known.
+            if served.freshness.as_deref() == Some("Stale") {
+                self.unavailable
+                    .push(format!("{name}/{}", served.version.unwrap_or_default()));
+                continue;
+            }
+            // Versions come in the order of preference.
+            for mut kind in kinds_of(&name, served) {
+                let seen = self.kinds[first..]
+                    .iter()
+                    .any(|k| k.resource.plural == kind.resource.plural);
+                kind.preferred = !seen;
+                self.kinds.push(kind);
+            }
+        }
+    }
+
+    /// Groups whose server is away, as `group/version`. What they hold cannot be listed.
+    pub fn unavailable(&self) -> &[String] {
+        &self.unavailable
+    }
+
+    /// Every kind, each once, in its preferred version.
+    pub fn preferred(&self) -> impl Iterator<Item = &ApiKind> {
+        self.kinds.iter().filter(|kind| kind.preferred)
+    }
+
+    /// Every namespaced kind that can be listed, each once, in its preferred version.
+    pub fn listable_namespaced(&self) -> impl Iterator<Item = &ApiKind> {
+        self.preferred().filter(|kind| kind.namespaced && kind.can_list())
+    }
+
+    /// The kind in exactly this version (`v1`, `apps/v1`).
+    pub fn find(&self, api_version: &str, kind: &str) -> Option<&ApiKind> {
+        self.kinds
+            .iter()
+            .find(|k| k.resource.api_version == api_version && k.resource.kind == kind)
+    }
+
+    /// The kind in its preferred version, whatever that is.
+    pub fn find_in_group(&self, group: &str, kind: &str) -> Option<&ApiKind> {
+        self.preferred()
+            .find(|k| k.resource.group == group && k.resource.kind == kind)
+    }
+}
+
+fn kinds_of(group: &str, served: APIVersionDiscovery) -> Vec<ApiKind> {
+    let version = served.version.unwrap_or_default();
+    let api_version = if group.is_empty() {
+        version.clone()
+    } else {
+        format!("{group}/{version}")
+    };
+    let kind = |resource: kube::core::discovery::v2::APIResourceDiscovery| {
+        Some(ApiKind {
+            namespaced: resource.scope.as_deref() == Some("Namespaced"),
+            resource: ApiResource {
+                group: group.to_owned(),
+                version: version.clone(),
+                api_version: api_version.clone(),
+                kind: resource.response_kind?.kind?,
+                plural: resource.resource?,
+            },
+            verbs: resource.verbs,
+            preferred: false,
+        })
+    };
+    served.resources.into_iter().filter_map(kind).collect()
+}
+
+/// The objects of one kind.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The kind.
+    pub kind: ApiKind,
+    /// The objects as the API server sent them, with `apiVersion` and `kind` filled in.
+    pub objects: Vec<Value>,
+}
+
+/// One list that did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}: {source}")]
+pub struct ListFailure {
+    /// What was listed, as `resource.group/version`.
+    pub kind: String,
+    /// What the API server said.
+    pub source: kube::Error,
+}
+
+/// Lists that did not succeed: the namespace is not known completely.
+#[derive(Debug, Default, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct ListFailures {
+    /// Groups whose server is away.
+    pub unavailable: Vec<String>,
+    /// Lists that failed.
+    pub failed: Vec<ListFailure>,
+}
+
+impl ListFailures {
+    fn text(&self) -> String {
+        let away = self
+            .unavailable
+            .iter()
+            .map(|group| format!("{group}: its API server does not answer"));
+        let failed = self.failed.iter().map(ToString::to_string);
+        away.chain(failed).collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[derive(Deserialize)]
+struct RawList {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    items: Vec<Value>,
+}
+
+/// Go servers send `null` for an empty slice.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Value>, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+/// Every object in `namespace` of every kind that can be listed, except kinds for which `skip` says true.
+///
+/// # Errors
+/// When any group is unavailable or any list fails: then nothing is returned, for what is missing is not known.
+pub async fn list_namespace(
+    client: &Client,
+    kinds: &ApiKinds,
+    namespace: &str,
+    skip: impl Fn(&ApiKind) -> bool,
+) -> Result<Vec<Listed>, ListFailures> {
+    let wanted: Vec<ApiKind> = kinds
+        .listable_namespaced()
+        .filter(|kind| !skip(kind))
+        .cloned()
+        .collect();
+    let lists = wanted.into_iter().map(|kind| async move {
+        let result = list_kind(client, &kind, Some(namespace)).await;
+        (kind, result)
+    });
+    let results: Vec<_> = stream::iter(lists).buffered(PARALLEL_LISTS).collect().await;
+    let mut listed = Vec::new();
+    let mut failures = ListFailures {
+        unavailable: kinds.unavailable().to_vec(),
+        failed: Vec::new(),
+    };
+    for (kind, result) in results {
+        match result {
+            Ok(objects) => listed.push(Listed { kind, objects }),
+            Err(source) => failures.failed.push(ListFailure {
+                kind: kind.title(),
+                source,
+            }),
+        }
+    }
+    if failures.unavailable.is_empty() && failures.failed.is_empty() {
+        Ok(listed)
+    } else {
+        Err(failures)
+    }
+}
+
+/// Every object of one kind, of a namespace or of the whole cluster, page by page.
+pub async fn list_kind(
+    client: &Client,
+    kind: &ApiKind,
+    namespace: Option<&str>,
+) -> Result<Vec<Value>, kube::Error> {
+    let mut restarts = 0;
+    loop {
+        match list_once(client, kind, namespace).await {
+            // The continue token has expired: pages of two states of the world do not add up.
+            Err(kube::Error::Api(status)) if status.code == 410 && restarts < RESTARTS => restarts += 1,
+            other => return other,
+        }
+    }
+}
+
+async fn list_once(
+    client: &Client,
+    kind: &ApiKind,
+    namespace: Option<&str>,
+) -> Result<Vec<Value>, kube::Error> {
+    let url = DynamicObject::url_path(&kind.resource, namespace);
+    let mut params = ListParams::default().limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        let request = Request::new(&url)
+            .list(&params)
+            .map_err(kube::Error::BuildRequest)?;
+        let page: RawList = client.request(request).await?;
+        objects.extend(
+            page.items
+                .into_iter()
+                .map(|object| with_type(object, &kind.resource)),
+        );
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
+}
+
+/// Items of a list come without their type; it goes first, as people write it.
+fn with_type(object: Value, resource: &ApiResource) -> Value {
+    let Value::Object(mut fields) = object else {
+        return object;
+    };
+    let mut typed = Map::with_capacity(fields.len() + 2);
+    let api_version = fields.shift_remove("apiVersion");
+    let kind = fields.shift_remove("kind");
+    typed.insert(
+        "apiVersion".into(),
+        api_version.unwrap_or_else(|| resource.api_version.clone().into()),
+    );
+    typed.insert(
+        "kind".into(),
+        kind.unwrap_or_else(|| resource.kind.clone().into()),
+    );
+    typed.extend(fields);
+    Value::Object(typed)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn discovered() -> ApiKinds {
+        let resource = |name: &str, kind: &str, scope: &str, verbs: &[&str]| json!({"resource": name, "responseKind": {"kind": kind}, "scope": scope, "verbs": verbs});
+        let all = ["list", "create", "get"];
+        let core = json!({"items": [{"versions": [{"version": "v1", "freshness": "Current", "resources": [
+            resource("pods", "Pod", "Namespaced", &all), resource("nodes", "Node", "Cluster", &all),
+            resource("bindings", "Binding", "Namespaced", &["create"])]}]}]});
+        let groups = json!({"items": [
+            {"metadata": {"name": "autoscaling"}, "versions": [
+                {"version": "v2", "freshness": "Current", "resources": [
+                    resource("horizontalpodautoscalers", "HorizontalPodAutoscaler", "Namespaced", &all)]},
+                {"version": "v1", "freshness": "Current", "resources": [
+                    resource("horizontalpodautoscalers", "HorizontalPodAutoscaler", "Namespaced", &all),
+                    resource("olds", "Old", "Namespaced", &all)]}]},
+            {"metadata": {"name": "metrics.example"}, "versions": [{"version": "v1", "freshness": "Stale"}]}]});
+        ApiKinds::from_aggregated(
+            serde_json::from_value(core).unwrap(),
+            serde_json::from_value(groups).unwrap(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn each_kind_is_listed_once_in_its_preferred_version() {
+        let kinds = discovered();
+        let titles: Vec<_> = kinds.listable_namespaced().map(ApiKind::title).collect();
+        assert_eq!(
+            titles,
+            [
+                "pods/v1",
+                "horizontalpodautoscalers.autoscaling/v2",
+                "olds.autoscaling/v1"
+            ]
+        );
+        assert!(kinds.find("autoscaling/v1", "HorizontalPodAutoscaler").is_some());
+        assert_eq!(
+            kinds
+                .find_in_group("autoscaling", "HorizontalPodAutoscaler")
+                .unwrap()
+                .resource
+                .version,
+            "v2"
+        );
+    }
+
+    #[test]
+    fn a_group_whose_server_is_away_is_named() {
+        assert_eq!(discovered().unavailable(), ["metrics.example/v1"]);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_aggregated_is_no_empty_cluster() {
+        let empty = || APIGroupDiscoveryList::default();
+        assert!(matches!(
+            ApiKinds::from_aggregated(empty(), empty()),
+            Err(DiscoverError::Unsupported)
+        ));
+    }
+
+    #[test]
+    fn items_get_their_type_and_keep_what_we_do_not_know() {
+        let resource = discovered().find("v1", "Pod").unwrap().resource.clone();
+        let object = with_type(
+            json!({"metadata": {"name": "a", "newField": 1}, "spec": {"x": [1]}}),
+            &resource,
+        );
+        assert_eq!(
+            object.to_string(),
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","newField":1},"spec":{"x":[1]}}"#
+        );
+    }
+}
