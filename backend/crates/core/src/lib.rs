@@ -4,4 +4,8 @@
 //! Room rules: values in, values out. No client, no clock, no file, no await; so every rule is tested by itself.
 #![forbid(unsafe_code)]
 
+pub mod capture;
+pub mod chain;
 pub mod restore;
+pub mod schema;
+pub mod spec;
