@@ -1,4 +1,4 @@
-//! Equipment for tests: a real Kubernetes API server, without nodes.
+//! Equipment for tests: a real Kubernetes API server without nodes, a real PostgreSQL.
 //!
 //! Room rules: a dev-dependency only, nothing of the product depends on it. It starts real programs and fakes nothing.
 //!
@@ -11,7 +11,9 @@
 
 mod control_plane;
 mod pki;
+mod postgres;
 mod tools;
 
 pub use control_plane::{ControlPlane, shared};
 pub use pki::ClientCertificate;
+pub use postgres::Postgres;
