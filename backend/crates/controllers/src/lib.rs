@@ -1,1 +1,19 @@
-//! holdfast-controllers
+//! The operator: one controller per kind, and what they share.
+//!
+//! Room rules: reconcile loops live here and nowhere else; nobody but the binary imports this crate. Rules that need no
+//! cluster are in `holdfast-core`, talking to the API server is in `holdfast-k8s`, talking to a store in
+//! `holdfast-target`. A controller is level-triggered: it looks at what is, does the next step and writes the status;
+//! killed at any point, the next leader goes on from what is stored.
+
+mod context;
+pub mod failure;
+mod metrics;
+mod operator;
+mod settings;
+mod target_access;
+
+pub use context::Context;
+pub use metrics::Metrics;
+pub use operator::{Config, OperatorError, run};
+pub use settings::{Limits, MoverSettings};
+pub use target_access::TargetAccess;

@@ -1,0 +1,64 @@
+//! What every controller is given.
+
+use std::sync::Arc;
+
+use holdfast_k8s::{Cluster, Events};
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Limits, Metrics, MoverSettings, TargetAccess};
+
+/// Shared by all controllers of one leader. There is nothing in it that must survive a restart.
+pub struct Context {
+    /// The cluster, for clients that act as a requester.
+    pub cluster: Cluster,
+    /// A client with the operator's own identity.
+    pub client: Client,
+    /// Namespace Holdfast is installed in: transfers and everything temporary live there.
+    pub install_namespace: String,
+    /// UID of the namespace kube-system: the cluster's name on every target.
+    pub cluster_uid: String,
+    /// Kubernetes Events.
+    pub events: Events,
+    /// How mover pods are made.
+    pub mover: MoverSettings,
+    /// How much may run at the same time.
+    pub limits: Limits,
+    /// Opens targets.
+    pub targets: TargetAccess,
+    /// Counters and histograms.
+    pub metrics: Metrics,
+    /// Cancelled when the process shuts down.
+    pub shutdown: CancellationToken,
+}
+
+impl Context {
+    /// An API of one of our kinds or a built-in one in `namespace`.
+    pub fn namespaced<K>(&self, namespace: &str) -> kube::Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        kube::Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// An API of a cluster-scoped kind.
+    pub fn cluster_wide<K>(&self) -> kube::Api<K>
+    where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        kube::Api::all(self.client.clone())
+    }
+
+    /// An API in the install namespace.
+    pub fn installed<K>(&self) -> kube::Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        self.namespaced(&self.install_namespace)
+    }
+
+    /// A future that ends when the process shuts down, for `Controller::graceful_shutdown_on`.
+    pub fn stopped(self: &Arc<Self>) -> impl Future<Output = ()> + Send + Sync + 'static {
+        self.shutdown.clone().cancelled_owned()
+    }
+}

@@ -1,0 +1,59 @@
+//! Why a run stops: a condition reason, words for a person, and whether trying again may help.
+
+use holdfast_crd::names::reasons;
+use holdfast_target::{ErrorKind, TargetError};
+
+/// A step of a run that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// One of the condition reasons.
+    pub reason: &'static str,
+    /// What happened, where, why and what to do.
+    pub message: String,
+    /// Whether the same step may succeed later without anybody changing anything.
+    pub retryable: bool,
+}
+
+impl Failure {
+    /// A failure that stays until somebody changes something.
+    pub fn lasting(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retryable: false }
+    }
+
+    /// A failure that may pass.
+    pub fn passing(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retryable: true }
+    }
+
+    /// Says in which step it happened.
+    #[must_use]
+    pub fn during(mut self, step: &str) -> Self {
+        self.message = format!("{step}: {}", self.message);
+        self
+    }
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
+        let told = holdfast_k8s::describe(&error);
+        Self { reason: told.reason, message: told.message, retryable: told.retryable }
+    }
+}
+
+impl From<TargetError> for Failure {
+    fn from(error: TargetError) -> Self {
+        let reason = match error.kind() {
+            ErrorKind::WrongCredentials | ErrorKind::Denied => reasons::WRONG_CREDENTIALS,
+            ErrorKind::BucketMissing => reasons::BUCKET_MISSING,
+            ErrorKind::Unreachable | ErrorKind::Throttled => reasons::UNREACHABLE,
+            ErrorKind::UntrustedCertificate => reasons::UNTRUSTED_CERTIFICATE,
+            ErrorKind::Full => reasons::TARGET_FULL,
+            ErrorKind::NotFound => reasons::NOT_FOUND,
+            ErrorKind::Changed | ErrorKind::TooLarge => reasons::DAMAGED,
+            ErrorKind::Exists => reasons::CONFLICT,
+            ErrorKind::Other => reasons::TARGET_ERROR,
+        };
+        Self { reason, message: error.to_string(), retryable: error.is_retryable() }
+    }
+}
