@@ -1,1 +1,142 @@
-fn main() {}
+//! Tasks of the checkout: the sandbox cluster, the tests on it, the demonstration.
+//!
+//! What enters here: machines, packages, processes, images. It must not know the product's code; it talks to the
+//! product as its users do, with `kubectl`, `helm` and HTTP.
+
+mod cgroup;
+mod cluster;
+mod control_plane;
+mod csi;
+mod down;
+mod firewall;
+mod image;
+mod images;
+mod interrupt;
+mod kubectl;
+mod mounts;
+mod net;
+mod node;
+mod packages;
+mod paths;
+mod pki;
+mod process;
+mod run;
+mod s3;
+mod status;
+mod tools;
+mod ui;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::tools::Tool;
+use crate::ui::Steps;
+use crate::up::Target;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The sandbox cluster, the tests on it, the demonstration",
+    version
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring the sandbox cluster up; with KUBECONFIG set, use that cluster instead
+    Up,
+    /// Stop the sandbox and leave nothing of it on the machine but its data
+    Down {
+        /// Delete the cluster's data as well
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Show what of the sandbox runs
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where the logs are, or one of them
+    Logs {
+        name: Option<String>,
+        /// Go on showing what is added
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Run kubectl on the sandbox
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run helm on the sandbox
+    #[command(disable_help_flag = true)]
+    Helm {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Build all images, the product's included, and import them into the sandbox
+    Images,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match interrupt::install().and_then(|()| run(arguments.task)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {}", ui::explain(&error));
+            if interrupt::is_interrupt(&error) {
+                ExitCode::from(130)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    let mut steps = Steps::default();
+    match task {
+        Task::Up => {
+            let target = up::up(&mut steps)?;
+            steps.table();
+            up::print_usage(&target);
+            Ok(())
+        }
+        Task::Down { delete } => down::down(&mut steps, delete),
+        Task::Status { json } => status::status(json),
+        Task::Logs { name, follow } => status::logs(name.as_deref(), follow),
+        Task::Kubectl { args } => on_cluster(Tool::Kubernetes, "kubectl", &args),
+        Task::Helm { args } => on_cluster(Tool::Helm, "helm", &args),
+        Task::Images => {
+            let target = up::up(&mut steps)?;
+            all_images(&mut steps, &target)
+        }
+    }
+}
+
+fn all_images(steps: &mut Steps, target: &Target) -> Result<()> {
+    let cluster = target.sandbox()?;
+    steps.run("images of the sample applications", || {
+        images::ensure_applications(cluster)
+    })?;
+    steps.run("image of holdfast", || images::build_holdfast_image(cluster))
+}
+
+fn on_cluster(tool: Tool, program: &str, args: &[OsString]) -> Result<()> {
+    let program = tool.program(program)?;
+    let kubeconfig = match up::given_kubeconfig()? {
+        Some(path) => path,
+        None => cluster::Cluster::load(cluster::DEFAULT_NAME)?
+            .ok_or_else(|| anyhow::anyhow!("there is no sandbox; `cargo xtask up` makes one"))?
+            .kubeconfig(),
+    };
+    process::become_program(&program, args, &[("KUBECONFIG", kubeconfig.into())])
+}
