@@ -18,12 +18,20 @@ pub struct Failure {
 impl Failure {
     /// A failure that stays until somebody changes something.
     pub fn lasting(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), retryable: false }
+        Self {
+            reason,
+            message: message.into(),
+            retryable: false,
+        }
     }
 
     /// A failure that may pass.
     pub fn passing(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), retryable: true }
+        Self {
+            reason,
+            message: message.into(),
+            retryable: true,
+        }
     }
 
     /// Says in which step it happened.
@@ -37,7 +45,11 @@ impl Failure {
 impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
         let told = holdfast_k8s::describe(&error);
-        Self { reason: told.reason, message: told.message, retryable: told.retryable }
+        Self {
+            reason: told.reason,
+            message: told.message,
+            retryable: told.retryable,
+        }
     }
 }
 
@@ -54,6 +66,10 @@ impl From<TargetError> for Failure {
             ErrorKind::Exists => reasons::CONFLICT,
             ErrorKind::Other => reasons::TARGET_ERROR,
         };
-        Self { reason, message: error.to_string(), retryable: error.is_retryable() }
+        Self {
+            reason,
+            message: error.to_string(),
+            retryable: error.is_retryable(),
+        }
     }
 }

@@ -9,6 +9,8 @@ mod context;
 pub mod failure;
 mod metrics;
 mod operator;
+mod phases;
+mod restore;
 mod settings;
 mod target_access;
 

@@ -1,0 +1,142 @@
+//! Objects and Report: what remains once the volumes are there.
+
+use std::time::Duration;
+
+use holdfast_core::restore::plan_objects;
+use holdfast_crd::names::{conditions, reasons};
+use holdfast_crd::restore::ObjectCounts;
+use holdfast_crd::{ObjectRef, PhaseState, RestorePhase, RestoreStatus};
+use holdfast_k8s::set_condition;
+use holdfast_target::layout::report_key;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::controller::Action;
+
+use super::report::{self, Action as Deed, Entry};
+use super::{Run, volumes};
+use crate::failure::Failure;
+use crate::phases;
+
+impl Run<'_> {
+    /// Writes every level, then the report. Repeated after a restart: objects of this run are recognised.
+    pub(super) async fn objects(&self, mut status: RestoreStatus) -> Result<Action, Failure> {
+        let (point, target) = self.point(&status).await?;
+        let destination = self.destination();
+        let data_claims = volumes::claims(&point.manifest.volumes);
+        let plan = plan_objects(point.objects, &destination, &data_claims);
+        let writer = self.writer(&destination)?;
+        let mut entries: Vec<Entry> = plan
+            .skipped
+            .iter()
+            .map(|(key, why)| Entry::new(key, Deed::Skipped).because(why))
+            .collect();
+        let mut counts = ObjectCounts {
+            planned: plan.len() as u64,
+            ..ObjectCounts::default()
+        };
+        for definition in &plan.definitions {
+            entries.push(writer.define(definition).await);
+        }
+        for level in &plan.levels {
+            entries.extend(writer.write_level(level).await);
+            count(&mut counts, &entries);
+            status.objects = Some(counts);
+            self.save(&status).await?;
+        }
+        count(&mut counts, &entries);
+        status.objects = Some(counts);
+        status.problems = report::problems(&entries);
+        let outcome = if counts.failed == 0 {
+            PhaseState::Completed
+        } else {
+            PhaseState::Failed
+        };
+        phases::end(&mut status.phases, RestorePhase::Objects, outcome);
+        self.enter(&mut status, RestorePhase::Report);
+        self.save(&status).await?;
+        self.store_report(&mut status, &target, &entries).await?;
+        phases::end(&mut status.phases, RestorePhase::Report, PhaseState::Completed);
+        if counts.failed > 0 {
+            let first = status.problems.first().cloned().unwrap_or_default();
+            let text = format!(
+                "{} of {} objects were not restored; first: {}: {}; the report {} names all",
+                counts.failed,
+                counts.planned,
+                first.object,
+                first.message,
+                status.report.as_deref().unwrap_or_default()
+            );
+            return self
+                .fail(status, Failure::lasting(reasons::APPLY_FAILED, text))
+                .await;
+        }
+        self.complete(status).await
+    }
+
+    async fn store_report(
+        &self,
+        status: &mut RestoreStatus,
+        target: &ObjectRef,
+        entries: &[Entry],
+    ) -> Result<(), Failure> {
+        let internal =
+            |e: &dyn std::fmt::Display| Failure::lasting(reasons::INTERNAL, format!("report: {e}"));
+        let cluster = self.ctx.cluster_uid.parse().map_err(|e| internal(&e))?;
+        let uid = self.uid().parse().map_err(|e| internal(&e))?;
+        let bytes = report::encode(entries).map_err(|e| internal(&e))?;
+        let key = report_key(&cluster, &uid);
+        let store = self.store(target).await?;
+        match store.put_new(&key, bytes.into()).await {
+            Ok(_) => status.report = Some(key.to_string()),
+            // The objects are there; that the report could not be kept is a problem to show, not a failed restore.
+            Err(error) => status.problems.push(holdfast_crd::Problem {
+                object: key.to_string(),
+                reason: reasons::TARGET_ERROR.to_owned(),
+                message: error.to_string(),
+            }),
+        }
+        status.problems.truncate(holdfast_crd::status::MAX_PROBLEMS);
+        Ok(())
+    }
+
+    async fn complete(&self, mut status: RestoreStatus) -> Result<Action, Failure> {
+        let counts = status.objects.unwrap_or_default();
+        let text = format!(
+            "{} objects and {} volumes restored",
+            counts.created,
+            status.volumes.len()
+        );
+        let generation = self.generation();
+        set_condition(
+            &mut status.conditions,
+            conditions::COMPLETE,
+            true,
+            reasons::SUCCEEDED,
+            &text,
+            generation,
+        );
+        set_condition(
+            &mut status.conditions,
+            conditions::FAILED,
+            false,
+            reasons::SUCCEEDED,
+            "",
+            generation,
+        );
+        status.percentage_completion = Some(100);
+        status.completion_timestamp = Some(Time(Timestamp::now()));
+        self.save(&status).await?;
+        self.ctx
+            .events
+            .normal(self.restore, reasons::SUCCEEDED, &text)
+            .await;
+        Ok(Action::requeue(Duration::ZERO))
+    }
+}
+
+fn count(counts: &mut ObjectCounts, entries: &[Entry]) {
+    let of = |deed: Deed| entries.iter().filter(|e| e.action == deed).count() as u64;
+    counts.created = of(Deed::Created);
+    counts.skipped = of(Deed::Skipped);
+    counts.failed = of(Deed::Failed);
+}

@@ -1,0 +1,353 @@
+//! Validate, Plan, Primitives: everything that can be refused is refused here, before any data moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_core::restore::{ObjectPlan, plan_objects};
+use holdfast_crd::names::{annotations, conditions, reasons};
+use holdfast_crd::restore::ObjectCounts;
+use holdfast_crd::status::{MAX_PROBLEMS, MAX_VOLUMES, Problem};
+use holdfast_crd::{ObjectRef, PhaseState, RestorePhase, RestoreStatus};
+use holdfast_k8s::{Access, set_condition};
+use holdfast_target::Target;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::PostParams;
+use kube::runtime::controller::Action;
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use super::point::Point;
+use super::report::{self, Entry};
+use super::source::{self, Address};
+use super::writer::{Verdict, Writer};
+use super::{Run, point, volumes};
+use crate::failure::Failure;
+use crate::phases;
+
+/// A label that the API server sets itself.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+impl Run<'_> {
+    pub(super) async fn prepare(&self, mut status: RestoreStatus) -> Result<Action, Failure> {
+        if status.phase.is_none() {
+            status.start_timestamp = Some(Time(Timestamp::now()));
+            status.attempt = 1;
+            self.enter(&mut status, RestorePhase::Validate);
+            self.save(&status).await?;
+        }
+        let destination = self.destination();
+        let address = source::resolve(self.ctx, self.restore).await?;
+        let point = self.validate(&address, &destination).await?;
+        status.location = Some(address.location.to_string());
+        status.target = Some(address.target);
+        status.restore_namespace = Some(destination.clone());
+        phases::end(&mut status.phases, RestorePhase::Validate, PhaseState::Completed);
+        self.enter(&mut status, RestorePhase::Plan);
+
+        let data_claims = volumes::claims(&point.manifest.volumes);
+        let plan = plan_objects(point.objects, &destination, &data_claims);
+        let writer = self.writer(&destination)?;
+        let exists = self.ctx_namespace(&destination).await?.is_some();
+        if exists {
+            self.refuse_problems(&mut status, &writer, &plan).await?;
+        }
+        status.volumes = volumes::expected(&self.uid(), &point.manifest.volumes);
+        status.objects = Some(ObjectCounts {
+            planned: plan.len() as u64,
+            ..ObjectCounts::default()
+        });
+        phases::end(&mut status.phases, RestorePhase::Plan, PhaseState::Completed);
+        self.enter(&mut status, RestorePhase::Primitives);
+        set_condition(
+            &mut status.conditions,
+            conditions::ACCEPTED,
+            true,
+            reasons::VALID,
+            "",
+            self.generation(),
+        );
+        status.created_namespace = !exists || self.made_by_us(&destination).await?;
+        self.save(&status).await?;
+
+        if !exists {
+            self.create_namespace(&destination, &point.manifest.namespace)
+                .await?;
+            self.refuse_problems(&mut status, &writer, &plan).await?;
+        }
+        self.define(&mut status, &writer, &plan).await?;
+        phases::end(
+            &mut status.phases,
+            RestorePhase::Primitives,
+            PhaseState::Completed,
+        );
+        let next = if status.volumes.is_empty() {
+            phases::end(&mut status.phases, RestorePhase::Volumes, PhaseState::Skipped);
+            RestorePhase::Objects
+        } else {
+            RestorePhase::Volumes
+        };
+        self.enter(&mut status, next);
+        self.save(&status).await?;
+        Ok(Action::requeue(Duration::ZERO))
+    }
+
+    /// Everything that can be known without writing: target, right, point, rights on claims, storage classes.
+    async fn validate(&self, address: &Address, destination: &str) -> Result<Point, Failure> {
+        if self
+            .restore
+            .spec
+            .requester
+            .as_ref()
+            .is_none_or(|r| r.user.is_empty())
+        {
+            let text = "admission did not record who asked for this restore: install the webhooks, then create it again";
+            return Err(Failure::lasting(reasons::FORBIDDEN, text));
+        }
+        let own = self.restore.namespace().unwrap_or_default();
+        if destination != own && own != self.ctx.install_namespace {
+            let text = format!(
+                "only a restore in {} may name another namespace",
+                self.ctx.install_namespace
+            );
+            return Err(Failure::lasting(reasons::NOT_ALLOWED, text));
+        }
+        let target = self.ctx.targets.resource(&address.target, &own).await?;
+        source::check_allowed(&target, &own, &self.ctx.install_namespace)?;
+        let store = self.ctx.targets.open(&target).await?;
+        let manifest = point::manifest(store.as_ref(), &address.location).await?;
+        source::check_right(self.ctx, self.restore, &target, &manifest).await?;
+        if manifest.volumes.len() > MAX_VOLUMES {
+            let text = format!(
+                "the point has {} volumes, more than {MAX_VOLUMES}",
+                manifest.volumes.len()
+            );
+            return Err(Failure::lasting(reasons::INVALID_SPEC, text));
+        }
+        if destination != own
+            && self.ctx_namespace(destination).await?.is_some()
+            && !self.made_by_us(destination).await?
+        {
+            let text = format!("namespace {destination} exists; a restore into another namespace creates it");
+            return Err(Failure::lasting(reasons::CONFLICT, text));
+        }
+        if !manifest.volumes.is_empty() {
+            self.check_claim_right(destination).await?;
+            volumes::check(self.ctx, &self.uid(), destination, &manifest.volumes).await?;
+        }
+        point::load(store.as_ref(), &address.location).await
+    }
+
+    /// The operator creates claims itself, so it must ask whether the requester could.
+    async fn check_claim_right(&self, namespace: &str) -> Result<(), Failure> {
+        let requester = self.restore.spec.requester.clone().unwrap_or_default();
+        let access = Access::new("create", "", "persistentvolumeclaims").in_namespace(namespace);
+        if holdfast_k8s::review(&self.ctx.client.clone(), &requester, &access)
+            .await?
+            .allowed
+        {
+            return Ok(());
+        }
+        let text = format!(
+            "{} may not create persistentvolumeclaims in namespace {namespace}",
+            requester.user
+        );
+        Err(Failure::lasting(reasons::FORBIDDEN, text))
+    }
+
+    pub(super) fn writer(&self, destination: &str) -> Result<Writer, Failure> {
+        let requester = self.restore.spec.requester.clone().unwrap_or_default();
+        let client = self.ctx.cluster.client_as(&requester).map_err(|e| {
+            Failure::lasting(
+                reasons::INTERNAL,
+                format!("cannot act as {}: {e}", requester.user),
+            )
+        })?;
+        Ok(Writer::new(client, destination, &self.uid()))
+    }
+
+    /// Asks the API server what it would say; one refusal stops the run before anything is written.
+    async fn refuse_problems(
+        &self,
+        status: &mut RestoreStatus,
+        writer: &Writer,
+        plan: &ObjectPlan,
+    ) -> Result<(), Failure> {
+        let mut problems = Vec::new();
+        for (key, verdict) in writer.preflight(plan).await {
+            let (reason, message) = match verdict {
+                Verdict::Free | Verdict::Unknown => continue,
+                Verdict::Exists => (
+                    reasons::CONFLICT,
+                    "an object of this name exists already".to_owned(),
+                ),
+                Verdict::Refused(reason, message) => (reason, message),
+            };
+            problems.push(Problem {
+                object: key.to_string(),
+                reason: reason.to_owned(),
+                message,
+            });
+        }
+        let Some(first) = problems.first() else {
+            return Ok(());
+        };
+        let reason = [reasons::FORBIDDEN, reasons::CONFLICT]
+            .into_iter()
+            .find(|r| problems.iter().any(|p| p.reason == *r))
+            .unwrap_or(reasons::APPLY_FAILED);
+        let first = problems.iter().find(|p| p.reason == reason).unwrap_or(first);
+        let text = format!(
+            "{} of {} objects cannot be restored, nothing was written; first: {}: {}",
+            problems.len(),
+            plan.len(),
+            first.object,
+            first.message
+        );
+        problems.truncate(MAX_PROBLEMS);
+        status.problems = problems;
+        self.save(status).await?;
+        Err(Failure::lasting(reason, text))
+    }
+
+    pub(super) async fn ctx_namespace(&self, name: &str) -> Result<Option<Namespace>, Failure> {
+        Ok(Api::<Namespace>::all(self.ctx.client.clone())
+            .get_opt(name)
+            .await?)
+    }
+
+    pub(super) async fn made_by_us(&self, namespace: &str) -> Result<bool, Failure> {
+        let found = self.ctx_namespace(namespace).await?;
+        Ok(found.is_some_and(|n| n.annotations().get(annotations::RESTORED_BY) == Some(&self.uid())))
+    }
+
+    /// Creates the namespace as the requester, with the labels and annotations it had.
+    async fn create_namespace(
+        &self,
+        name: &str,
+        record: &holdfast_target::layout::NamespaceRecord,
+    ) -> Result<(), Failure> {
+        let requester = self.restore.spec.requester.clone().unwrap_or_default();
+        let client = self.ctx.cluster.client_as(&requester).map_err(|e| {
+            Failure::lasting(
+                reasons::INTERNAL,
+                format!("cannot act as {}: {e}", requester.user),
+            )
+        })?;
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(name.to_owned());
+        let mut labels = record.labels.clone();
+        labels.remove(NAME_LABEL);
+        let mut marks = record.annotations.clone();
+        marks.insert(annotations::RESTORED_BY.to_owned(), self.uid());
+        namespace.metadata.labels = Some(labels);
+        namespace.metadata.annotations = Some(marks);
+        let created = Api::<Namespace>::all(client)
+            .create(&PostParams::default(), &namespace)
+            .await;
+        match created {
+            Ok(_) => Ok(()),
+            Err(error) if holdfast_k8s::is_already_exists(&error) && self.made_by_us(name).await? => Ok(()),
+            Err(error) => {
+                Err(Failure::from(error).during(&format!("creating namespace {name} as {}", requester.user)))
+            }
+        }
+    }
+
+    async fn define(
+        &self,
+        status: &mut RestoreStatus,
+        writer: &Writer,
+        plan: &ObjectPlan,
+    ) -> Result<(), Failure> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for definition in &plan.definitions {
+            entries.push(writer.define(definition).await);
+        }
+        let problems = report::problems(&entries);
+        let Some(first) = problems.first() else {
+            return Ok(());
+        };
+        let text = format!("{}: {}", first.object, first.message);
+        let reason = if first.reason == reasons::FORBIDDEN {
+            reasons::FORBIDDEN
+        } else {
+            reasons::APPLY_FAILED
+        };
+        status.problems = problems;
+        self.save(status).await?;
+        Err(Failure::lasting(reason, text))
+    }
+
+    /// Creates the transfers of these claims.
+    pub(super) async fn create_transfers(
+        &self,
+        status: &RestoreStatus,
+        claims: &[String],
+    ) -> Result<(), Failure> {
+        let (point, target) = self.point(status).await?;
+        let destination = self.destination();
+        let data_claims = volumes::claims(&point.manifest.volumes);
+        let objects: Vec<Value> = point.objects.clone();
+        let plan = plan_objects(point.objects, &destination, &data_claims);
+        let order = volumes::Order {
+            ctx: self.ctx,
+            restore: self.restore,
+            target: &target,
+            namespace: &destination,
+            objects: &objects,
+        };
+        let api = Api::namespaced(self.ctx.client.clone(), &self.ctx.install_namespace);
+        for volume in point
+            .manifest
+            .volumes
+            .iter()
+            .filter(|v| claims.contains(&v.claim))
+        {
+            let manifest = plan
+                .claims
+                .get(&volume.claim)
+                .cloned()
+                .unwrap_or_else(|| bare_claim(&destination, volume));
+            let transfer = order.transfer(volume, &manifest).await?;
+            holdfast_k8s::create_or_get(&api, &transfer).await?;
+        }
+        Ok(())
+    }
+
+    /// The target of this reference, open.
+    pub(super) async fn store(&self, target: &ObjectRef) -> Result<Arc<dyn Target>, Failure> {
+        let resource = self
+            .ctx
+            .targets
+            .resource(target, &self.restore.namespace().unwrap_or_default())
+            .await?;
+        self.ctx.targets.open(&resource).await
+    }
+
+    /// The point this run restores, as its status records it.
+    pub(super) async fn point(&self, status: &RestoreStatus) -> Result<(Point, ObjectRef), Failure> {
+        let target = status.target.clone().unwrap_or_default();
+        let location = status.location.clone().unwrap_or_default();
+        let location = location
+            .parse()
+            .map_err(|e| Failure::lasting(reasons::INTERNAL, format!("status.location: {e}")))?;
+        let store = self.store(&target).await?;
+        Ok((point::load(store.as_ref(), &location).await?, target))
+    }
+}
+
+/// A claim for a volume whose own manifest the plan excluded or the capture did not hold.
+fn bare_claim(namespace: &str, volume: &holdfast_target::layout::VolumeRecord) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": volume.claim, "namespace": namespace},
+        "spec": {
+            "accessModes": volume.access_modes,
+            "storageClassName": volume.storage_class,
+            "volumeMode": volume.volume_mode,
+            "resources": {"requests": {"storage": volume.capacity.to_string()}},
+        },
+    })
+}

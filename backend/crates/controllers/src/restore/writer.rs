@@ -1,0 +1,386 @@
+//! Writes objects as the requester, and finds out beforehand whether that will work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use holdfast_core::restore::{ObjectKey, ObjectPlan, PlannedObject};
+use holdfast_crd::names::{annotations, reasons};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{ApiCapabilities, ApiResource, Scope};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+
+use super::report::{Action, Entry};
+
+/// Objects of one level sent at the same time.
+const PARALLEL: usize = 16;
+/// How long an object whose webhook or kind is not ready yet is tried again.
+const RETRY_FOR: Duration = Duration::from_secs(90);
+
+/// What a dry run said of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It can be created.
+    Free,
+    /// Something of this name exists.
+    Exists,
+    /// The API server would refuse it: reason and its words.
+    Refused(&'static str, String),
+    /// Cannot be told before other objects exist.
+    Unknown,
+}
+
+/// Writes the objects of one restore.
+pub(super) struct Writer {
+    /// Acts as the requester.
+    client: Client,
+    namespace: String,
+    restore_uid: String,
+    kinds: tokio::sync::Mutex<BTreeMap<(String, String, String), (ApiResource, ApiCapabilities)>>,
+    /// UIDs of what was written, for the owner references of what follows.
+    written: Mutex<BTreeMap<ObjectKey, String>>,
+}
+
+impl Writer {
+    pub(super) fn new(client: Client, namespace: &str, restore_uid: &str) -> Self {
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+            restore_uid: restore_uid.to_owned(),
+            kinds: tokio::sync::Mutex::default(),
+            written: Mutex::default(),
+        }
+    }
+
+    /// Asks the API server, as the requester, what it would say to every namespaced object, without writing any.
+    pub(super) async fn preflight(&self, plan: &ObjectPlan) -> Vec<(ObjectKey, Verdict)> {
+        let will_exist: BTreeSet<&ObjectKey> = plan.namespaced().map(|o| &o.key).collect();
+        let defined: BTreeSet<String> = plan
+            .definitions
+            .iter()
+            .flat_map(|d| defined_kinds(&d.manifest))
+            .collect();
+        let questions: Vec<BoxFuture<'_, Verdict>> =
+            plan.namespaced().map(|o| self.dry_run(o).boxed()).collect();
+        let verdicts: Vec<Verdict> = futures::stream::iter(questions)
+            .buffered(PARALLEL)
+            .collect()
+            .await;
+        plan.namespaced()
+            .zip(verdicts)
+            .map(|(object, verdict)| (object.key.clone(), soften(object, verdict, &will_exist, &defined)))
+            .collect()
+    }
+
+    async fn dry_run(&self, object: &PlannedObject) -> Verdict {
+        let (api, manifest) = match self.prepare(object).await {
+            Ok(prepared) => prepared,
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                return Verdict::Refused(
+                    reasons::APPLY_FAILED,
+                    format!("the cluster has no kind {}", object.key.kind),
+                );
+            }
+            Err(error) => return Verdict::Refused(reasons::APPLY_FAILED, error.to_string()),
+        };
+        // Pods depend on accounts, limits and claims that are not there yet: only their name can be checked.
+        if object.key.kind == "Pod" {
+            return match api.get_metadata_opt(&object.key.name).await {
+                Ok(Some(found)) if !self.is_ours(found.annotations()) => Verdict::Exists,
+                Ok(_) => Verdict::Free,
+                Err(error) => Verdict::Refused(refusal(&error), error.to_string()),
+            };
+        }
+        match api
+            .create(
+                &PostParams {
+                    dry_run: true,
+                    ..PostParams::default()
+                },
+                &manifest,
+            )
+            .await
+        {
+            Ok(_) => Verdict::Free,
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+                match api.get_metadata_opt(&object.key.name).await {
+                    Ok(Some(found)) if self.is_ours(found.annotations()) => Verdict::Free,
+                    Ok(Some(_)) if is_default_account(&object.key) => Verdict::Free,
+                    Ok(None) => Verdict::Free,
+                    _ => Verdict::Exists,
+                }
+            }
+            Err(error) => Verdict::Refused(refusal(&error), message(&error)),
+        }
+    }
+
+    /// Writes one definition as the requester and waits until the API server serves it.
+    pub(super) async fn define(&self, object: &PlannedObject) -> Entry {
+        let entry = self.write(object).await;
+        if entry.action == Action::Created || entry.action == Action::Skipped {
+            let api: Api<
+                k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+            > = Api::all(self.client.clone());
+            let established = kube::runtime::conditions::is_crd_established();
+            let wait = kube::runtime::wait::await_condition(api, &object.key.name, established);
+            if !matches!(
+                tokio::time::timeout(Duration::from_secs(30), wait).await,
+                Ok(Ok(_))
+            ) {
+                return Entry::failed(
+                    &object.key,
+                    reasons::APPLY_FAILED,
+                    "the definition was not established in 30 s",
+                );
+            }
+        }
+        entry
+    }
+
+    /// Writes the objects of one level side by side.
+    pub(super) async fn write_level(&self, level: &[PlannedObject]) -> Vec<Entry> {
+        let writes: Vec<BoxFuture<'_, Entry>> = level.iter().map(|o| self.write(o).boxed()).collect();
+        futures::stream::iter(writes)
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await
+    }
+
+    async fn write(&self, object: &PlannedObject) -> Entry {
+        let deadline = tokio::time::Instant::now() + RETRY_FOR;
+        let mut pause = Duration::from_millis(250);
+        loop {
+            match self.create(object).await {
+                Ok(entry) => return entry,
+                Err(error) if is_transient(&error) && tokio::time::Instant::now() + pause < deadline => {
+                    tracing::debug!(object = %object.key, %error, "not accepted yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+                Err(error) => return Entry::failed(&object.key, refusal(&error), &message(&error)),
+            }
+        }
+    }
+
+    async fn create(&self, object: &PlannedObject) -> Result<Entry, kube::Error> {
+        let (api, manifest) = self.prepare(object).await?;
+        let params = PostParams {
+            field_manager: Some(holdfast_crd::names::FIELD_MANAGER.into()),
+            ..Default::default()
+        };
+        match api.create(&params, &manifest).await {
+            Ok(created) => {
+                self.remember(&object.key, &created);
+                Ok(Entry::new(&object.key, Action::Created))
+            }
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+                self.meet(&api, object).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What to do about an object that is there already.
+    async fn meet(&self, api: &Api<DynamicObject>, object: &PlannedObject) -> Result<Entry, kube::Error> {
+        let existing = api.get(&object.key.name).await?;
+        let ours = self.is_ours(existing.annotations());
+        self.remember(&object.key, &existing);
+        if ours {
+            // Written by this run before the operator was restarted.
+            return Ok(Entry::new(&object.key, Action::Created));
+        }
+        if object.key.kind == "CustomResourceDefinition" {
+            return Ok(definition_entry(object, &existing));
+        }
+        if is_default_account(&object.key) {
+            let fields = json!({
+                "imagePullSecrets": object.manifest.get("imagePullSecrets"),
+                "metadata": {
+                    "labels": object.manifest.pointer("/metadata/labels"),
+                    "annotations": object.manifest.pointer("/metadata/annotations"),
+                },
+            });
+            api.patch(&object.key.name, &PatchParams::default(), &Patch::Merge(fields))
+                .await?;
+            return Ok(Entry::new(&object.key, Action::Created));
+        }
+        Ok(Entry::failed(
+            &object.key,
+            reasons::CONFLICT,
+            "an object of this name appeared while the restore ran",
+        ))
+    }
+
+    fn remember(&self, key: &ObjectKey, object: &DynamicObject) {
+        if let Some(uid) = object.uid() {
+            self.written
+                .lock()
+                .expect("no panic while the map is held")
+                .insert(key.clone(), uid);
+        }
+    }
+
+    fn is_ours(&self, found: &BTreeMap<String, String>) -> bool {
+        found
+            .get(annotations::RESTORED_BY)
+            .is_some_and(|uid| *uid == self.restore_uid)
+    }
+
+    async fn prepare(
+        &self,
+        object: &PlannedObject,
+    ) -> Result<(Api<DynamicObject>, DynamicObject), kube::Error> {
+        let (resource, capabilities) = self.kind(&object.key).await?;
+        let api = match capabilities.scope {
+            Scope::Namespaced => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
+            Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+        };
+        let mut manifest: DynamicObject =
+            serde_json::from_value(object.manifest.clone()).map_err(kube::Error::SerdeError)?;
+        manifest
+            .annotations_mut()
+            .insert(annotations::RESTORED_BY.to_owned(), self.restore_uid.clone());
+        let references = self.owner_references(object);
+        if !references.is_empty() {
+            manifest.metadata.owner_references = Some(references);
+        }
+        Ok((api, manifest))
+    }
+
+    fn owner_references(
+        &self,
+        object: &PlannedObject,
+    ) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+        let written = self.written.lock().expect("no panic while the map is held");
+        let reference = |owner: &holdfast_core::restore::Owner| {
+            let group = if owner.key.group.is_empty() {
+                String::new()
+            } else {
+                format!("{}/", owner.key.group)
+            };
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+                api_version: format!("{group}{}", owner.key.version),
+                kind: owner.key.kind.clone(),
+                name: owner.key.name.clone(),
+                uid: written.get(&owner.key)?.clone(),
+                controller: owner.controller.then_some(true),
+                block_owner_deletion: owner.block_owner_deletion.then_some(true),
+            })
+        };
+        object.owners.iter().filter_map(reference).collect()
+    }
+
+    async fn kind(&self, key: &ObjectKey) -> Result<(ApiResource, ApiCapabilities), kube::Error> {
+        let id = (key.group.clone(), key.version.clone(), key.kind.clone());
+        let mut kinds = self.kinds.lock().await;
+        if let Some(known) = kinds.get(&id) {
+            return Ok(known.clone());
+        }
+        let gvk = GroupVersionKind::gvk(&key.group, &key.version, &key.kind);
+        let found = kube::discovery::pinned_kind(&self.client, &gvk).await?;
+        kinds.insert(id, found.clone());
+        Ok(found)
+    }
+}
+
+/// A refusal that only says that another object of the plan is not there yet is no refusal.
+fn soften(
+    object: &PlannedObject,
+    verdict: Verdict,
+    will_exist: &BTreeSet<&ObjectKey>,
+    defined: &BTreeSet<String>,
+) -> Verdict {
+    let Verdict::Refused(_, text) = &verdict else {
+        return verdict;
+    };
+    if defined.contains(&format!("{}/{}", object.key.group, object.key.kind)) {
+        return Verdict::Unknown;
+    }
+    // The API server checks a binding against the role it names. That the requester may create the role is checked
+    // with the role itself, by the same rule.
+    if object.key.kind == "RoleBinding" && text.contains("not found") {
+        let role = object
+            .manifest
+            .pointer("/roleRef/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if will_exist.iter().any(|k| k.kind == "Role" && k.name == role) {
+            return Verdict::Unknown;
+        }
+    }
+    if text.contains("does not support dry run") {
+        return Verdict::Unknown;
+    }
+    verdict
+}
+
+/// `group/kind` of what a definition defines.
+fn defined_kinds(definition: &Value) -> Option<String> {
+    let group = definition.pointer("/spec/group")?.as_str()?;
+    let kind = definition.pointer("/spec/names/kind")?.as_str()?;
+    Some(format!("{group}/{kind}"))
+}
+
+/// A definition that exists is left as it is; it will do if it serves every version that the captured one served.
+fn definition_entry(object: &PlannedObject, existing: &DynamicObject) -> Entry {
+    let served = |definition: &Value| -> BTreeSet<String> {
+        let versions = definition.pointer("/spec/versions").and_then(Value::as_array);
+        let is_served = |v: &&Value| v.get("served").and_then(Value::as_bool) == Some(true);
+        let name = |v: &Value| v.get("name").and_then(Value::as_str).map(str::to_owned);
+        versions
+            .into_iter()
+            .flatten()
+            .filter(is_served)
+            .filter_map(name)
+            .collect()
+    };
+    let missing: Vec<String> = served(&object.manifest)
+        .difference(&served(&existing.data))
+        .cloned()
+        .collect();
+    if missing.is_empty() {
+        return Entry::new(&object.key, Action::Skipped).because("the cluster has this definition already");
+    }
+    let text = format!(
+        "the cluster's definition does not serve {}, which the backup uses: update the definition, then restore again",
+        missing.join(", ")
+    );
+    Entry::failed(&object.key, reasons::CONFLICT, &text)
+}
+
+fn is_default_account(key: &ObjectKey) -> bool {
+    key.group.is_empty() && key.kind == "ServiceAccount" && key.name == "default"
+}
+
+fn refusal(error: &kube::Error) -> &'static str {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => reasons::FORBIDDEN,
+        kube::Error::Api(status) if status.reason == "AlreadyExists" => reasons::CONFLICT,
+        _ => reasons::APPLY_FAILED,
+    }
+}
+
+fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Errors that pass: a busy or restarting API server, a webhook whose pod is starting, a kind just defined, an object
+/// that another controller is about to make.
+fn is_transient(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => {
+            matches!(status.code, 429 | 500 | 502 | 503 | 504)
+                || (status.code == 404 && !status.message.contains("namespaces \""))
+                || status.message.contains("failed calling webhook")
+        }
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => false,
+        _ => true,
+    }
+}
