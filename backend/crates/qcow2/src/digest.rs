@@ -22,21 +22,6 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Text that does not spell a digest.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a digest is 64 hexadecimal digits, this is {0:?}")]
-pub struct ParseDigestError(String);
-
-impl std::str::FromStr for Digest {
-    type Err = ParseDigestError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        blake3::Hash::from_hex(text)
-            .map(|hash| Self(*hash.as_bytes()))
-            .map_err(|_| ParseDigestError(text.chars().take(80).collect()))
-    }
-}
-
 const TAG: &[u8; 24] = b"holdfast image tables 0\n";
 
 /// Running digest over the tables of the body, in ascending file offset.

@@ -22,8 +22,8 @@ pub enum WriteError {
     #[error("a disk of {0} bytes does not fit into one image with clusters of this size")]
     TooLarge(u64),
     /// A name that a by-hand restore, a shell or qemu could misread.
-    #[error("backing name {0:?} does not match [a-z0-9-]+\\.qcow2 or is longer than 255 bytes")]
-    BackingName(String),
+    #[error("image name {0:?} does not match [a-z0-9-]+\\.qcow2 or is longer than 255 bytes")]
+    ImageName(String),
     /// Clusters must come in ascending order, each at most once.
     #[error("cluster {cluster} came after cluster {previous}")]
     OutOfOrder {

@@ -33,21 +33,21 @@ mod feature {
     pub(super) const COMPRESSION_TYPE: u64 = 1 << 3;
 }
 
-/// Name of the image below an overlay: `[a-z0-9-]+\.qcow2`, at most 255 bytes.
+/// File name of an image, also as the backing name in an overlay: `[a-z0-9-]+\.qcow2`, at most 255 bytes.
 ///
 /// The alphabet keeps qemu from reading a protocol (`nbd:…`), a path or a JSON specification out of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BackingName(String);
+pub struct ImageName(String);
 
-impl BackingName {
-    /// The name as it stands in the header.
+impl ImageName {
+    /// The name as it stands in the file.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl FromStr for BackingName {
+impl FromStr for ImageName {
     type Err = WriteError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
@@ -56,12 +56,12 @@ impl FromStr for BackingName {
         if !stem.is_empty() && stem.bytes().all(allowed) && name.len() <= 255 {
             Ok(Self(name.to_owned()))
         } else {
-            Err(WriteError::BackingName(name.chars().take(300).collect()))
+            Err(WriteError::ImageName(name.chars().take(300).collect()))
         }
     }
 }
 
-impl fmt::Display for BackingName {
+impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -369,7 +369,7 @@ pub(crate) fn encode(
     first: &mut [u8],
     geometry: &Geometry,
     layout: &HeadLayout,
-    backing: Option<&BackingName>,
+    backing: Option<&ImageName>,
 ) {
     let mut put = |at: usize, bytes: &[u8]| first[at..at + bytes.len()].copy_from_slice(bytes);
     let l1_entries = u32::try_from(geometry.spans()).expect("a geometry has at most 4 Mi spans");

@@ -8,12 +8,11 @@
 //! footer. So one digest binds the whole index, and yet every page can be read and checked alone.
 //! Byte tables stand in `docs/FORMAT.md`, "Index".
 
-use std::fmt;
-
 use crate::digest::Digest;
 use crate::error::IndexError;
 use crate::geometry::{ClusterSize, Geometry};
-use crate::io::{array, be32, be64};
+use crate::header::ImageName;
+use crate::io::{be32, be64};
 
 mod merge;
 mod page;
@@ -29,29 +28,15 @@ const HEADER_MAGIC: &[u8; 4] = b"HFIX";
 const PAGE_MAGIC: &[u8; 4] = b"HFPG";
 const FOOTER_MAGIC: &[u8; 4] = b"HFIE";
 const VERSION: u32 = 0;
-const HEADER_BYTES: usize = 64;
+const HEADER_BYTES: usize = 288;
+/// Where the image's name stands in the header; it fills the rest, less one byte that is always zero.
+const NAME_OFFSET: usize = 32;
 const FOOTER_BYTES: usize = 96;
 /// The footer's bytes before its digest, which the digest covers.
 const FOOTER_BOUND_BYTES: usize = 64;
 const DIRECTORY_ENTRY_BYTES: usize = 56;
 const HASH_BYTES: usize = 32;
 const FLAG_OVERLAY: u32 = 1;
-
-/// The 128-bit id of an image.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ImageId(pub [u8; 16]);
-
-impl fmt::Display for ImageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
-
-impl fmt::Debug for ImageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ImageId({self})")
-    }
-}
 
 /// What an index knows about one cluster of its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,10 +50,10 @@ pub enum ClusterState {
 }
 
 /// What an index describes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexSpec {
-    /// The image.
-    pub image: ImageId,
+    /// File name of the image.
+    pub image: ImageName,
     /// Shape of its disk.
     pub geometry: Geometry,
     /// Whether the image is an overlay.
@@ -115,7 +100,9 @@ fn encode_header(spec: &IndexSpec) -> [u8; HEADER_BYTES] {
     header[8..12].copy_from_slice(&if spec.overlay { FLAG_OVERLAY } else { 0 }.to_be_bytes());
     header[12..16].copy_from_slice(&spec.geometry.cluster_size().bits().to_be_bytes());
     header[16..24].copy_from_slice(&spec.geometry.virtual_size().to_be_bytes());
-    header[24..40].copy_from_slice(&spec.image.0);
+    let name = spec.image.as_str().as_bytes();
+    header[24..28].copy_from_slice(&(name.len() as u32).to_be_bytes());
+    header[NAME_OFFSET..NAME_OFFSET + name.len()].copy_from_slice(name);
     header
 }
 
@@ -133,18 +120,30 @@ fn decode_header(header: &[u8; HEADER_BYTES]) -> Result<IndexSpec, IndexError> {
             value: flags.into(),
         });
     }
-    if header[40..].iter().any(|byte| *byte != 0) {
+    let cluster_size = ClusterSize::from_bits(be32(header, 12))?;
+    Ok(IndexSpec {
+        image: decode_name(header)?,
+        geometry: Geometry::new(be64(header, 16), cluster_size)?,
+        overlay: flags & FLAG_OVERLAY != 0,
+    })
+}
+
+fn decode_name(header: &[u8; HEADER_BYTES]) -> Result<ImageName, IndexError> {
+    let invalid = || IndexError::Field {
+        what: "image name of length",
+        value: be32(header, 24).into(),
+    };
+    let end = NAME_OFFSET + be32(header, 24) as usize;
+    let name = header.get(NAME_OFFSET..end).ok_or_else(invalid)?;
+    let reserved = header[28..NAME_OFFSET].iter().chain(&header[end..]);
+    if reserved.into_iter().any(|byte| *byte != 0) {
         return Err(IndexError::Field {
             what: "reserved header bytes",
             value: 1,
         });
     }
-    let cluster_size = ClusterSize::from_bits(be32(header, 12))?;
-    Ok(IndexSpec {
-        image: ImageId(array(header, 24)),
-        geometry: Geometry::new(be64(header, 16), cluster_size)?,
-        overlay: flags & FLAG_OVERLAY != 0,
-    })
+    let name = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+    name.ok_or_else(invalid)
 }
 
 /// The digest that binds an index.

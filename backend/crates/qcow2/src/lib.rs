@@ -33,9 +33,9 @@ pub use codec::{Compression, Compressor, Decompressor, cluster_hash, is_zero};
 pub use digest::Digest;
 pub use error::{ChainError, CodecError, IndexError, MemberError, ReadError, WriteError};
 pub use geometry::{ClusterIndex, ClusterSize, Geometry, SpanIndex};
-pub use header::BackingName;
+pub use header::ImageName;
 pub use index::{
-    ClusterState, EffectiveSpan, ImageId, Index, IndexPage, IndexSpec, IndexSummary, IndexWriter, MergedIndex,
+    ClusterState, EffectiveSpan, Index, IndexPage, IndexSpec, IndexSummary, IndexWriter, MergedIndex,
 };
 pub use io::{BodySink, ReadAt};
 pub use l2::{Extent, Mapping};

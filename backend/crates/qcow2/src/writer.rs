@@ -11,7 +11,7 @@
 use crate::digest::{Digest, TableChain};
 use crate::error::WriteError;
 use crate::geometry::{ClusterIndex, ClusterSize, ENTRY_BYTES, Geometry, SpanIndex};
-use crate::header::{self, BackingName, HeadLayout};
+use crate::header::{self, HeadLayout, ImageName};
 use crate::io::{BodySink, append_zeros};
 use crate::l2::{self, SECTOR};
 
@@ -30,7 +30,7 @@ pub struct ImageSpec {
     /// Bytes per cluster, 16 KiB to 2 MiB; belongs to the chain.
     pub cluster_size: ClusterSize,
     /// The image below, for an overlay.
-    pub backing: Option<BackingName>,
+    pub backing: Option<ImageName>,
     /// Least bytes of the head, so that it may be an upload's first part on its own; 0 for no padding. A caller that
     /// can hold back the first bytes of the body needs none.
     pub min_head: u64,
@@ -81,7 +81,7 @@ pub struct Finished {
 pub struct ImageWriter {
     geometry: Geometry,
     layout: HeadLayout,
-    backing: Option<BackingName>,
+    backing: Option<ImageName>,
     /// File offset of the next byte of the body; a multiple of a sector.
     position: u64,
     /// The last cluster pushed.

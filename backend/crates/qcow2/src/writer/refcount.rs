@@ -79,3 +79,40 @@ impl Refcounts {
         self.cluster_size.bytes() / 2
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every length of a body around the boundaries of three blocks: all clusters of the file are counted once, none
+    /// beyond it, and the table names every block.
+    #[test]
+    fn blocks_count_themselves_at_every_position() {
+        let cluster_size = ClusterSize::new(512).unwrap();
+        for clusters in 1..800u64 {
+            for step in [1, 7, 64] {
+                let mut refcounts = Refcounts::new(cluster_size);
+                let (mut file, mut tables) = (Vec::new(), TableChain::new());
+                let mut position = 0;
+                for start in (0..clusters).step_by(step) {
+                    let len = (clusters - start).min(step as u64) * 512;
+                    refcounts.add(position, len);
+                    file.resize(file.len() + len as usize, 0);
+                    position += len;
+                    refcounts.write_complete(&mut position, &mut tables, &mut file);
+                }
+                refcounts.write_all(&mut position, &mut tables, &mut file);
+                assert_eq!(file.len() as u64, position);
+                let mut counts = refcounts.table().iter().flat_map(|offset| {
+                    file[*offset as usize..][..512]
+                        .chunks(2)
+                        .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+                });
+                let inside: Vec<u16> = counts.by_ref().take((position / 512) as usize).collect();
+                assert_eq!(inside.len() as u64, position / 512, "{clusters} {step}");
+                assert!(inside.iter().all(|count| *count == 1), "{clusters} {step}");
+                assert!(counts.all(|count| count == 0), "{clusters} {step}");
+            }
+        }
+    }
+}
