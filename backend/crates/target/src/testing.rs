@@ -1,1 +1,14 @@
-//! Test equipment: not part of the product.
+//! Test equipment, not part of the product: a target in memory, faults on demand, a real S3 gateway, a network that
+//! loses answers, and the suite that every target passes. Helpers panic where a test could not go on.
+
+mod conformance;
+mod faulty;
+mod gateway;
+mod memory;
+mod proxy;
+
+pub use conformance::conformance;
+pub use faulty::{Fault, Faulty, Operation};
+pub use gateway::{Gateway, GatewayOptions};
+pub use memory::MemoryTarget;
+pub use proxy::LossyProxy;

@@ -76,7 +76,7 @@ impl Call<'_> {
 }
 
 /// Kind of an error answer, and whether it may pass. Codes: the list of error responses in Amazon's S3 API reference,
-/// plus those of MinIO and Ceph for full stores.
+/// plus those of MinIO, Ceph and versitygw.
 fn classify(status: u16, code: Option<&str>) -> (ErrorKind, bool) {
     use ErrorKind as K;
     match code.unwrap_or_default() {
@@ -86,6 +86,7 @@ fn classify(status: u16, code: Option<&str>) -> (ErrorKind, bool) {
         | "ExpiredToken"
         | "InvalidSecurity"
         | "NotSignedUp"
+        | "XAdminUserNotFound"
         | "AccountProblem" => (K::WrongCredentials, false),
         "NoSuchBucket" => (K::BucketMissing, false),
         "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion" | "NotFound" => (K::NotFound, false),

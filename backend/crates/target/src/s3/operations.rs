@@ -202,6 +202,19 @@ impl S3Target {
         .await
     }
 
+    /// Turns versioning on; only tests change a bucket's configuration.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn enable_versioning(&self) -> Result<(), TargetError> {
+        use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+        let call = self.call("configure", "");
+        let configuration = VersioningConfiguration::builder()
+            .status(BucketVersioningStatus::Enabled)
+            .build();
+        let request = self.client.put_bucket_versioning().bucket(&self.bucket);
+        let sent = request.versioning_configuration(configuration).send().await;
+        sent.map(|_| ()).map_err(|error| call.explain(&error))
+    }
+
     /// Everything a backup will do, once, on an object of its own.
     async fn try_out(&self, key: &Key) -> Result<(), TargetError> {
         let call = self.call("probe", "");

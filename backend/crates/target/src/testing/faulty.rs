@@ -1,0 +1,224 @@
+//! A target that fails on demand.
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    Creation, ETag, ErrorKind, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber,
+    Prefix, ProbeReport, Target, TargetError, Upload,
+};
+
+/// A method of [`Target`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Operation {
+    Put,
+    PutNew,
+    Get,
+    GetRange,
+    Head,
+    List,
+    Delete,
+    BeginUpload,
+    UploadPart,
+    CompleteUpload,
+    AbortUpload,
+    ListUploads,
+    Probe,
+}
+
+/// What happens instead of, before or after the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The call is not made and fails so.
+    Fail(ErrorKind),
+    /// The call is made later.
+    Delay(Duration),
+    /// The call is made; its caller is told that the store was unreachable.
+    LoseAnswer,
+    /// What is read has its last byte missing.
+    Truncate,
+    /// What is read has this bit pattern laid over its middle byte.
+    Flip(u8),
+}
+
+/// Wraps a target; faults are used up in the order they were planned, for the operation they were planned for.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn Target>,
+    plan: Mutex<Vec<(Operation, u32, Fault)>>,
+}
+
+impl Faulty {
+    /// Fails nothing yet.
+    pub fn new(inner: Arc<dyn Target>) -> Self {
+        Self {
+            inner,
+            plan: Mutex::default(),
+        }
+    }
+
+    /// The next `times` calls of `operation` that no earlier plan takes get this fault.
+    pub fn plan(&self, operation: Operation, times: u32, fault: Fault) {
+        self.plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((operation, times, fault));
+    }
+
+    fn take(&self, operation: Operation) -> Option<Fault> {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, times, fault) = plan
+            .iter_mut()
+            .find(|(op, times, _)| *op == operation && *times > 0)?;
+        *times -= 1;
+        Some(*fault)
+    }
+
+    fn fail(&self, kind: ErrorKind) -> TargetError {
+        TargetError::new(kind, "reach", "", &self.inner.describe(), "a planned fault")
+    }
+
+    async fn with<T>(
+        &self,
+        operation: Operation,
+        call: impl Future<Output = Result<T, TargetError>>,
+        change: impl FnOnce(T, Fault) -> T,
+    ) -> Result<T, TargetError> {
+        match self.take(operation) {
+            None => call.await,
+            Some(Fault::Fail(kind)) => Err(self.fail(kind)),
+            Some(Fault::Delay(delay)) => {
+                tokio::time::sleep(delay).await;
+                call.await
+            }
+            Some(Fault::LoseAnswer) => {
+                call.await?;
+                Err(self.fail(ErrorKind::Unreachable))
+            }
+            Some(fault) => Ok(change(call.await?, fault)),
+        }
+    }
+}
+
+fn change_bytes(bytes: &Bytes, fault: Fault) -> Bytes {
+    let mut changed = bytes.to_vec();
+    match fault {
+        Fault::Truncate => {
+            changed.pop();
+        }
+        Fault::Flip(pattern) if !changed.is_empty() => {
+            let middle = changed.len() / 2;
+            changed[middle] ^= pattern;
+        }
+        _ => {}
+    }
+    changed.into()
+}
+
+fn same<T>(value: T, _: Fault) -> T {
+    value
+}
+
+#[async_trait]
+impl Target for Faulty {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    async fn put(&self, key: &Key, body: Bytes) -> Result<ObjectMeta, TargetError> {
+        self.with(Operation::Put, self.inner.put(key, body), same).await
+    }
+
+    async fn put_new(&self, key: &Key, body: Bytes) -> Result<Creation, TargetError> {
+        self.with(Operation::PutNew, self.inner.put_new(key, body), same)
+            .await
+    }
+
+    async fn get(&self, key: &Key, max: u64) -> Result<Object, TargetError> {
+        let change = |object: Object, fault| Object {
+            body: change_bytes(&object.body, fault),
+            ..object
+        };
+        self.with(Operation::Get, self.inner.get(key, max), change).await
+    }
+
+    async fn get_range(
+        &self,
+        key: &Key,
+        range: Range<u64>,
+        etag: Option<&ETag>,
+    ) -> Result<Bytes, TargetError> {
+        let change = |bytes: Bytes, fault| change_bytes(&bytes, fault);
+        self.with(
+            Operation::GetRange,
+            self.inner.get_range(key, range, etag),
+            change,
+        )
+        .await
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectMeta, TargetError> {
+        self.with(Operation::Head, self.inner.head(key), same).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<Listing, TargetError> {
+        self.with(Operation::List, self.inner.list(request), same).await
+    }
+
+    async fn delete(&self, keys: &[Key]) -> Result<(), TargetError> {
+        self.with(Operation::Delete, self.inner.delete(keys), same).await
+    }
+
+    async fn begin_upload(&self, key: &Key) -> Result<Upload, TargetError> {
+        self.with(Operation::BeginUpload, self.inner.begin_upload(key), same)
+            .await
+    }
+
+    async fn upload_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        body: Bytes,
+    ) -> Result<Part, TargetError> {
+        self.with(
+            Operation::UploadPart,
+            self.inner.upload_part(upload, number, body),
+            same,
+        )
+        .await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[Part],
+        if_absent: bool,
+    ) -> Result<ObjectMeta, TargetError> {
+        self.with(
+            Operation::CompleteUpload,
+            self.inner.complete_upload(upload, parts, if_absent),
+            same,
+        )
+        .await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), TargetError> {
+        self.with(Operation::AbortUpload, self.inner.abort_upload(upload), same)
+            .await
+    }
+
+    async fn list_uploads(&self, prefix: &Prefix) -> Result<Vec<OpenUpload>, TargetError> {
+        self.with(Operation::ListUploads, self.inner.list_uploads(prefix), same)
+            .await
+    }
+
+    async fn probe(&self) -> Result<ProbeReport, TargetError> {
+        self.with(Operation::Probe, self.inner.probe(), same).await
+    }
+}
