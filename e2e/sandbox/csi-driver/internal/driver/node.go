@@ -165,7 +165,11 @@ func (n *node) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequ
 		return nil, err
 	}
 	if mount := at(uses.filesystems, path); mount != nil {
-		if err := fsimage.Grow(ctx, mount.FSType, device.Path, path); err != nil {
+		err := fsimage.Grow(ctx, mount.FSType, device.Path, path)
+		if errors.Is(err, fsimage.ErrNotOnline) { // the kubelet then waits until the volume is staged anew
+			return nil, status.Error(codes.FailedPrecondition, err.Error())
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

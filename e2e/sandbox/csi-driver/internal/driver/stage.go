@@ -48,7 +48,7 @@ func (n *node) stageBlock(volume pool.Volume, readOnly bool) (*loopdev.Device, e
 		return nil, err
 	}
 	if device == nil {
-		fresh, handle, err := loopdev.Attach(n.Pool.VolumeImage(volume.ID), loopdev.Options{ReadOnly: readOnly, RequireDirectIO: true})
+		fresh, handle, err := loopdev.Attach(n.Pool.VolumeImage(volume.ID), deviceOptions(readOnly, false))
 		if err != nil {
 			return nil, err
 		}
@@ -98,18 +98,30 @@ func (n *node) stageFilesystem(ctx context.Context, volume pool.Volume, path str
 	if readerOnly(capability) && !slices.Contains(options, "ro") {
 		options = append(slices.Clone(options), "ro")
 	}
+	grow = grow && !slices.Contains(options, "ro")
+	if grow && fsType == fsimage.Ext4 && len(uses.filesystems) == 0 {
+		if err := fsimage.GrowUnmounted(ctx, device.Path); err != nil {
+			return err
+		}
+	}
 	if err := mounts.Device(ctx, device.Path, path, fsType, options); err != nil {
 		if fsType == fsimage.XFS && !slices.Contains(options, "nouuid") {
 			err = fmt.Errorf("%w (an XFS clone cannot be mounted beside its original without the mount option nouuid)", err)
 		}
 		return err
 	}
-	if grow && !slices.Contains(options, "ro") {
+	if grow && fsType == fsimage.XFS { // XFS grows mounted, and only so
 		if err := fsimage.Grow(ctx, fsType, device.Path, path); err != nil {
 			return errors.Join(err, mounts.Unmount(context.WithoutCancel(ctx), path))
 		}
 	}
 	return nil
+}
+
+func deviceOptions(readOnly, autoclear bool) loopdev.Options {
+	return loopdev.Options{
+		ReadOnly: readOnly, Autoclear: autoclear, RequireDirectIO: true, SectorBytes: fsimage.SectorBytes,
+	}
 }
 
 // stagedAlready answers a repeated call.
@@ -169,7 +181,7 @@ func (n *node) holdForMount(volume pool.Volume) (*loopdev.Device, *os.File, erro
 		return nil, nil, err
 	}
 	if device == nil {
-		fresh, handle, err := loopdev.Attach(image, loopdev.Options{Autoclear: true, RequireDirectIO: true})
+		fresh, handle, err := loopdev.Attach(image, deviceOptions(false, true))
 		return &fresh, handle, err
 	}
 	if device.ReadOnly {

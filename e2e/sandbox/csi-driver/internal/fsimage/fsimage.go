@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +21,15 @@ const (
 	Ext4 = "ext4"
 	XFS  = "xfs"
 )
+
+// SectorBytes is the logical block size of every volume's device. A file that shares blocks with a snapshot can be
+// written directly only in whole file system blocks, so 512 would turn direct I/O off, or, left to the kernel, a volume's
+// sector size would change with its first snapshot and XFS on it could not be mounted any more.
+const SectorBytes = 4096
+
+// ErrNotOnline says that this machine cannot grow the file system while it is mounted: for ext4 the kernel asks for
+// CAP_SYS_RESOURCE, which containers often lack. It grows when it is staged next.
+var ErrNotOnline = errors.New("cannot grow while mounted")
 
 // MinXFSBytes is the smallest size that mkfs.xfs accepts.
 const MinXFSBytes = 300 << 20
@@ -118,10 +129,10 @@ func Format(ctx context.Context, path, fsType string) error {
 	case Ext4:
 		// The file is known to be zero: without this the kernel would write all inode tables in the background, and every
 		// volume would change by itself for minutes.
-		return run(ctx, "mkfs.ext4", "-q", "-F", "-m", "0",
+		return run(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-b", strconv.Itoa(SectorBytes),
 			"-E", "nodiscard,lazy_itable_init=1,assume_storage_prezeroed=1", path)
 	case XFS:
-		return run(ctx, "mkfs.xfs", "-q", "-f", "-K", path)
+		return run(ctx, "mkfs.xfs", "-q", "-f", "-K", "-s", fmt.Sprintf("size=%d", SectorBytes), path)
 	}
 	return fmt.Errorf("no such file system: %q", fsType)
 }
@@ -135,11 +146,29 @@ func FormatPool(ctx context.Context, path string) error {
 func Grow(ctx context.Context, fsType, device, mountPoint string) error {
 	switch fsType {
 	case Ext4:
-		return run(ctx, "resize2fs", device)
+		err := run(ctx, "resize2fs", device)
+		if err != nil && strings.Contains(err.Error(), "Permission denied") {
+			return fmt.Errorf("%w: %w", ErrNotOnline, err)
+		}
+		return err
 	case XFS:
 		return run(ctx, "xfs_growfs", "-d", mountPoint)
 	}
 	return fmt.Errorf("cannot grow a file system of type %q", fsType)
+}
+
+// GrowUnmounted makes an ext4 file system as large as its device before it is mounted; this needs no privilege, but a
+// check first, which also replays the journal.
+func GrowUnmounted(ctx context.Context, device string) error {
+	err := run(ctx, "e2fsck", "-f", "-p", device)
+	const corrected = 1
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == corrected {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	return run(ctx, "resize2fs", device)
 }
 
 func run(ctx context.Context, name string, args ...string) error {

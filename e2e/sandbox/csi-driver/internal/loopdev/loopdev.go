@@ -60,6 +60,8 @@ type Options struct {
 	Autoclear bool
 	// RequireDirectIO fails where the backing file system cannot do direct I/O.
 	RequireDirectIO bool
+	// SectorBytes is the device's logical block size; 0 lets the kernel choose.
+	SectorBytes uint32
 }
 
 // Attach binds a file to a free loop device with direct I/O. The returned handle keeps an autoclear device attached
@@ -109,7 +111,7 @@ func configure(number int, backing *os.File, opts Options) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := unix.LoopConfig{Fd: uint32(backing.Fd())}
+	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: opts.SectorBytes}
 	config.Info.Flags = flagDirectIO
 	if opts.ReadOnly {
 		config.Info.Flags |= flagReadOnly
