@@ -16,9 +16,8 @@ pub(crate) mod session {
         pub id: Uuid,
         #[sea_orm(unique)]
         pub token_hash: String,
-        pub user_name: String,
         #[sea_orm(column_type = "Text")]
-        pub user_groups: String,
+        pub user_info: String,
         pub method: String,
         pub created_at: i64,
         pub used_at: i64,

@@ -18,7 +18,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database as SeaDatabase, Database
 use sea_orm_migration::MigratorTrait;
 
 pub use audit::{AuditEntry, NewAuditEntry};
-pub use session::{NewSession, SessionRecord, TokenHash};
+pub use session::{NewSession, SessionRecord, TokenHash, UserInfo};
 
 /// Any number that no other program on the same PostgreSQL database uses: "holdfast" in ASCII.
 const MIGRATION_LOCK: i64 = 0x686f_6c64_6661_7374;

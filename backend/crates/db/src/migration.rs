@@ -17,8 +17,7 @@ enum Session {
     Table,
     Id,
     TokenHash,
-    UserName,
-    UserGroups,
+    UserInfo,
     Method,
     CreatedAt,
     UsedAt,
@@ -50,15 +49,17 @@ impl MigrationName for SessionsAndAudit {
 }
 
 #[async_trait::async_trait]
-#[allow(elided_lifetimes_in_paths, reason = "async_trait must see the trait's own signature")]
+#[allow(
+    elided_lifetimes_in_paths,
+    reason = "async_trait must see the trait's own signature"
+)]
 impl MigrationTrait for SessionsAndAudit {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let session = Table::create()
             .table(Session::Table)
             .col(uuid(Session::Id).primary_key())
             .col(string_len(Session::TokenHash, 64).unique_key())
-            .col(text(Session::UserName))
-            .col(text(Session::UserGroups))
+            .col(text(Session::UserInfo))
             .col(string_len(Session::Method, 32))
             .col(big_integer(Session::CreatedAt))
             .col(big_integer(Session::UsedAt))

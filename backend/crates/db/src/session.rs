@@ -1,9 +1,12 @@
 //! Sessions.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::Condition;
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::entity::session;
@@ -13,15 +16,26 @@ use crate::{Database, Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenHash(pub String);
 
+/// A person as the cluster described them at sign-in. All of it is impersonated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserInfo {
+    /// User name.
+    pub name: String,
+    /// UID, if the authenticator gave one.
+    pub uid: Option<String>,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Extra attributes, which may narrow what the person may do.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
 /// A session to be stored.
 #[derive(Clone, Debug)]
 pub struct NewSession {
     /// Hash of the cookie.
     pub token_hash: TokenHash,
-    /// User to act as.
-    pub user: String,
-    /// Groups to act with.
-    pub groups: Vec<String>,
+    /// Who every request acts as.
+    pub user: UserInfo,
     /// How the person signed in.
     pub method: String,
     /// Now.
@@ -35,10 +49,8 @@ pub struct NewSession {
 pub struct SessionRecord {
     /// Identifies the session in the audit.
     pub id: Uuid,
-    /// User to act as.
-    pub user: String,
-    /// Groups to act with.
-    pub groups: Vec<String>,
+    /// Who every request acts as.
+    pub user: UserInfo,
     /// How the person signed in.
     pub method: String,
     /// When it was last used, with the precision of [`Database::touch_session`]'s callers.
@@ -53,8 +65,7 @@ impl Database {
         let model = session::ActiveModel {
             id: Set(Uuid::new_v4()),
             token_hash: Set(new.token_hash.0),
-            user_name: Set(new.user),
-            user_groups: Set(serde_json::Value::from(new.groups).to_string()),
+            user_info: Set(serde_json::to_string(&new.user).expect("strings always serialize")),
             method: Set(new.method),
             created_at: Set(new.created_at.as_millisecond()),
             used_at: Set(new.created_at.as_millisecond()),
@@ -120,12 +131,11 @@ fn record(row: session::Model) -> Result<SessionRecord> {
         what,
     };
     Ok(SessionRecord {
-        groups: serde_json::from_str(&row.user_groups).map_err(|e| damaged(format!("user_groups: {e}")))?,
+        user: serde_json::from_str(&row.user_info).map_err(|e| damaged(format!("user_info: {e}")))?,
         used_at: Timestamp::from_millisecond(row.used_at).map_err(|e| damaged(format!("used_at: {e}")))?,
         expires_at: Timestamp::from_millisecond(row.expires_at)
             .map_err(|e| damaged(format!("expires_at: {e}")))?,
         id: row.id,
-        user: row.user_name,
         method: row.method,
     })
 }

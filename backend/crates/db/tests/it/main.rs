@@ -1,6 +1,6 @@
 //! The same expectations on both engines.
 
-use holdfast_db::{Database, Error, NewAuditEntry, NewSession, TokenHash};
+use holdfast_db::{Database, Error, NewAuditEntry, NewSession, TokenHash, UserInfo};
 use jiff::{SignedDuration, Timestamp};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -12,8 +12,12 @@ fn at(seconds: i64) -> Timestamp {
 fn session(hash: &str, ends: i64) -> NewSession {
     NewSession {
         token_hash: TokenHash(hash.into()),
-        user: "anna".into(),
-        groups: vec!["platform".into(), "quo\"te".into()],
+        user: UserInfo {
+            name: "anna".into(),
+            uid: Some("u-1".into()),
+            groups: vec!["platform".into(), "quo\"te".into()],
+            extra: [("scopes".to_owned(), vec!["one".to_owned()])].into(),
+        },
         method: "token".into(),
         created_at: at(0),
         expires_at: at(ends),
@@ -32,7 +36,7 @@ async fn conforms(url: &str) {
         db.find_session(&hash, at(10), HOUR).await.unwrap().as_ref(),
         Some(&stored)
     );
-    assert_eq!(stored.groups, ["platform", "quo\"te"]);
+    assert_eq!(stored.user, session("a", 10_000).user);
     assert_eq!(
         db.find_session(&TokenHash("b".into()), at(10), HOUR)
             .await
