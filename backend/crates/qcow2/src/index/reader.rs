@@ -168,6 +168,12 @@ fn check_footer(
     if be32(footer, 4) != VERSION {
         return Err(IndexError::Version(be32(footer, 4)));
     }
+    if footer[48..FOOTER_BOUND_BYTES].iter().any(|byte| *byte != 0) {
+        return Err(IndexError::Field {
+            what: "reserved footer bytes",
+            value: 1,
+        });
+    }
     let (pages, offset) = (be64(footer, 8), be64(footer, 16));
     if pages > spec.geometry.spans() {
         return Err(IndexError::Field {

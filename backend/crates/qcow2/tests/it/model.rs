@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use holdfast_qcow2::{
     ChainError, ClusterIndex, ClusterSize, ClusterState, EffectiveSpan, Geometry, Image, ImageSpec,
-    ImageWriter, Mapping, MergedIndex, Payload, SpanIndex, SpanMap, WriteError, cluster_hash,
+    ImageWriter, IndexSpec, IndexWriter, Mapping, MergedIndex, Payload, SpanIndex, SpanMap, WriteError,
+    cluster_hash,
 };
 use proptest::prelude::*;
 
@@ -356,4 +357,47 @@ fn members_that_do_not_fit_are_refused() {
             expected: 65536
         }
     );
+}
+
+/// Whoever changes this test changes the format: docs/FORMAT.md and its version go with it.
+#[test]
+fn the_bytes_of_the_format_are_fixed() {
+    let cluster_size = ClusterSize::new(16 << 10).unwrap();
+    let image = "b-a1-s0.qcow2".parse().unwrap();
+    let spec = ImageSpec {
+        virtual_size: (4000 << 14) - 512,
+        cluster_size,
+        backing: Some("a-a1-s0.qcow2".parse().unwrap()),
+        min_head: 0,
+    };
+    let mut writer = ImageWriter::new(spec).unwrap();
+    let (mut body, mut index) = (Vec::new(), Vec::new());
+    let geometry = *writer.geometry();
+    let mut indexer = IndexWriter::new(
+        &IndexSpec {
+            image,
+            geometry,
+            overlay: true,
+        },
+        &mut index,
+    );
+    // Frames made by hand: what zstd makes of a cluster may change with its version.
+    for cluster in (0..4000).step_by(3).map(ClusterIndex) {
+        let frame = vec![cluster.0 as u8; 1 + cluster.0 as usize * 4];
+        let (payload, state) = match cluster.0 % 4 {
+            0 => (Payload::Zero, ClusterState::Zero),
+            1 => (Payload::Zero, ClusterState::Trimmed),
+            _ => (Payload::Frame(&frame), ClusterState::Data(cluster_hash(&frame))),
+        };
+        writer.push(cluster, payload, &mut body).unwrap();
+        indexer.push(cluster, &state, &mut index).unwrap();
+    }
+    let finished = writer.finish(&mut body);
+    let summary = indexer.finish(&mut index);
+    let mut file = finished.head;
+    file.extend(body);
+    assert_eq!(finished.summary.tables.to_string(), "10a8e91e9e4e6fd5dec3fc3d6f3137aaa66625dcb0ad6f516f8c7badc025df2d");
+    assert_eq!(cluster_hash(&file).to_string(), "c71ac81d3503faf1c25123829beff3de1307cd5ccad1e1a91e8b70448be89a1f");
+    assert_eq!(summary.digest.to_string(), "dbaf7acc5db9782055aaf57f627d3008688985b563eef7eaf99d4a7c0b7b5c43");
+    assert_eq!(cluster_hash(&index).to_string(), "84be7e5ea1586bde3158d12dd59d7657b742044f82dd67281be54d6f80026556");
 }
