@@ -44,7 +44,7 @@ for access in mount block; do
 	"$work/csi-driver" --endpoint="unix://$work/csi.sock" --data-dir="$work/data" --node-id=sanity --pool-size=16Gi 2>"$work/driver-$access.log" &
 	driver_pid=$!
 	waited=0
-	until grep -q 'msg=ready' "$work/driver-$access.log"; do
+	until grep -qs 'msg=ready' "$work/driver-$access.log"; do
 		waited=$((waited + 1))
 		if [ "$waited" -gt 300 ] || ! kill -0 "$driver_pid" 2>/dev/null; then
 			echo "sanity.sh: the driver did not start" >&2

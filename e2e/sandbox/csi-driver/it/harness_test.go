@@ -76,6 +76,7 @@ func (b *lockedBuffer) text() string {
 // newRig starts a driver; at the test's end it is killed, cleaned up, and nothing may be left on the machine.
 func newRig(t *testing.T, flags ...string) *rig {
 	t.Helper()
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Fatal("these tests mount file systems: run them as root")
 	}

@@ -69,7 +69,7 @@ func (d *Driver) Intercept(ctx context.Context, request any, info *grpc.UnarySer
 	}
 	err = withCode(err)
 	level := slog.LevelInfo
-	if err == nil && (identityCall || strings.HasSuffix(method, "Capabilities")) {
+	if err == nil && (identityCall || method == "NodeGetVolumeStats" || strings.HasSuffix(method, "GetCapabilities")) {
 		level = slog.LevelDebug
 	}
 	attributes := []any{"subject", subjectOf(request), "ms", time.Since(start).Milliseconds()}

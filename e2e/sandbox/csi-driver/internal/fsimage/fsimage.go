@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,9 @@ const (
 // written directly only in whole file system blocks, so 512 would turn direct I/O off, or, left to the kernel, a volume's
 // sector size would change with its first snapshot and XFS on it could not be mounted any more.
 const SectorBytes = 4096
+
+// growTimeout is far beyond what a resize takes here; it only ends one that hangs.
+const growTimeout = 10 * time.Minute
 
 // ErrNotOnline says that this machine cannot grow the file system while it is mounted: for ext4 the kernel asks for
 // CAP_SYS_RESOURCE, which containers often lack. It grows when it is staged next.
@@ -160,6 +164,9 @@ func Grow(ctx context.Context, fsType, device, mountPoint string) error {
 // GrowUnmounted makes an ext4 file system as large as its device before it is mounted; this needs no privilege, but a
 // check first, which also replays the journal.
 func GrowUnmounted(ctx context.Context, device string) error {
+	// Not ended with the call: a resize that is killed midway leaves a broken file system.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), growTimeout)
+	defer cancel()
 	err := run(ctx, "e2fsck", "-f", "-p", device)
 	const corrected = 1
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == corrected {

@@ -110,7 +110,8 @@ func (p *Pool) FormatVolume(ctx context.Context, id, fsType string) error {
 	if err != nil {
 		return err
 	}
-	fresh := filepath.Join(p.root, tmpDir, id+".img")
+	// A new name each time: the mkfs of a killed driver may still be running.
+	fresh := filepath.Join(p.root, tmpDir, NewID(id+"-")+".img")
 	err = makeSparse(fresh, volume.SizeBytes)
 	if err == nil {
 		err = fsimage.Format(ctx, fresh, fsType)
