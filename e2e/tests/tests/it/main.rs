@@ -1,0 +1,13 @@
+//! End-to-end tests, one binary: `cargo test -p holdfast-e2e -- --test-threads=1`.
+
+mod admission;
+mod app;
+mod bad_input;
+mod cancel;
+mod cluster;
+mod crash;
+mod format;
+mod limits;
+mod rights;
+mod round_trip;
+mod zz_uninstall;
