@@ -11,14 +11,20 @@ use crate::cluster::{Cluster, INSTALLED};
 
 /// How the application's volumes are provisioned.
 #[derive(Clone, Copy)]
-pub struct Volumes {
-    pub class: &'static str,
-    pub size: &'static str,
+pub(crate) struct Volumes {
+    pub(crate) class: &'static str,
+    pub(crate) size: &'static str,
 }
 
 impl Volumes {
-    pub const SMALL: Self = Self { class: "sandbox-immediate", size: "64Mi" };
-    pub const ON_FIRST_USE: Self = Self { class: "sandbox-wffc", size: "64Mi" };
+    pub(crate) const SMALL: Self = Self {
+        class: "sandbox-immediate",
+        size: "64Mi",
+    };
+    pub(crate) const ON_FIRST_USE: Self = Self {
+        class: "sandbox-wffc",
+        size: "64Mi",
+    };
 }
 
 /// Configuration and rights, no volumes.
@@ -59,10 +65,12 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
 }
 
 /// Deploys the application without volumes.
-pub async fn deploy_stateless(cluster: &Cluster, namespace: &str) -> Result<()> {
+pub(crate) async fn deploy_stateless(cluster: &Cluster, namespace: &str) -> Result<()> {
     cluster.apply(&stateless(namespace)).await?;
     cluster.apply(&deployment(cluster, namespace, "", "")).await?;
-    cluster.ready_pod(namespace, "app=web", Duration::from_secs(60)).await?;
+    cluster
+        .ready_pod(namespace, "app=web", Duration::from_secs(60))
+        .await?;
     Ok(())
 }
 
@@ -94,7 +102,7 @@ spec:
 }
 
 /// Deploys the application with a file system and a raw volume and waits until it runs; gives the pod.
-pub async fn deploy(cluster: &Cluster, namespace: &str, volumes: Volumes) -> Result<String> {
+pub(crate) async fn deploy(cluster: &Cluster, namespace: &str, volumes: Volumes) -> Result<String> {
     cluster.apply(&stateless(namespace)).await?;
     for (name, mode) in [("files", "Filesystem"), ("raw", "Block")] {
         cluster
@@ -120,12 +128,14 @@ spec:
 }
 
 /// Waits until the application runs; gives the pod.
-pub async fn running(cluster: &Cluster, namespace: &str) -> Result<String> {
-    cluster.ready_pod(namespace, "app=web", Duration::from_secs(90)).await
+pub(crate) async fn running(cluster: &Cluster, namespace: &str) -> Result<String> {
+    cluster
+        .ready_pod(namespace, "app=web", Duration::from_secs(90))
+        .await
 }
 
 /// Writes data that depends on `seed` into both volumes.
-pub async fn write(cluster: &Cluster, namespace: &str, pod: &str, seed: &str) -> Result<()> {
+pub(crate) async fn write(cluster: &Cluster, namespace: &str, pod: &str, seed: &str) -> Result<()> {
     let command = format!(
         "set -e; mkdir -p /data/{seed}; for i in 1 2 3 4 5; do head -c 500000 /dev/urandom > /data/{seed}/$i; done; \
          echo {seed} > /data/last; sync; \
@@ -136,21 +146,37 @@ pub async fn write(cluster: &Cluster, namespace: &str, pod: &str, seed: &str) ->
 }
 
 /// One line per file and one for the raw device: what must be the same after a restore.
-pub async fn checksums(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String> {
+pub(crate) async fn checksums(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String> {
     let command = "find /data -type f | sort | xargs sha256sum; sha256sum /dev/raw";
     cluster.exec(namespace, pod, command).await
 }
 
 /// Credentials and a Target on the sandbox's S3 server in `namespace`.
-pub async fn target(cluster: &Cluster, namespace: &str, allowed: &[&str]) -> Result<()> {
+pub(crate) async fn target(cluster: &Cluster, namespace: &str, allowed: &[&str]) -> Result<()> {
     let s3 = &cluster.sandbox.s3;
     credentials(cluster, namespace, "s3", &s3.access_key_id, &s3.secret_access_key).await?;
-    cluster.create(target_manifest(cluster, namespace, "store", &s3.endpoint, allowed)).await?;
-    cluster.wait("Target", namespace, "store", "Accepted", Duration::from_secs(30)).await?;
+    cluster
+        .create(target_manifest(
+            cluster,
+            namespace,
+            "store",
+            &s3.endpoint,
+            allowed,
+        ))
+        .await?;
+    cluster
+        .wait("Target", namespace, "store", "Accepted", Duration::from_secs(30))
+        .await?;
     Ok(())
 }
 
-pub async fn credentials(cluster: &Cluster, namespace: &str, name: &str, access: &str, secret: &str) -> Result<()> {
+pub(crate) async fn credentials(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    access: &str,
+    secret: &str,
+) -> Result<()> {
     cluster
         .create(json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
@@ -160,7 +186,13 @@ pub async fn credentials(cluster: &Cluster, namespace: &str, name: &str, access:
     Ok(())
 }
 
-pub fn target_manifest(cluster: &Cluster, namespace: &str, name: &str, url: &str, allowed: &[&str]) -> Value {
+pub(crate) fn target_manifest(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    url: &str,
+    allowed: &[&str],
+) -> Value {
     json!({
         "apiVersion": "holdfast.dev/v1", "kind": "Target", "metadata": {"name": name, "namespace": namespace},
         "spec": {
@@ -173,7 +205,7 @@ pub fn target_manifest(cluster: &Cluster, namespace: &str, name: &str, url: &str
     })
 }
 
-pub fn plan_manifest(namespace: &str, name: &str, target: &str, target_namespace: &str) -> Value {
+pub(crate) fn plan_manifest(namespace: &str, name: &str, target: &str, target_namespace: &str) -> Value {
     json!({
         "apiVersion": "holdfast.dev/v1", "kind": "BackupPlan", "metadata": {"name": name, "namespace": namespace},
         "spec": {"backupConfig": {"target": {"name": target, "namespace": target_namespace}}},
@@ -181,14 +213,24 @@ pub fn plan_manifest(namespace: &str, name: &str, target: &str, target_namespace
 }
 
 /// A Target and a plan in the application's own namespace, both Accepted.
-pub async fn protect(cluster: &Cluster, namespace: &str) -> Result<()> {
+pub(crate) async fn protect(cluster: &Cluster, namespace: &str) -> Result<()> {
     target(cluster, namespace, &[]).await?;
-    cluster.create(plan_manifest(namespace, "plan", "store", namespace)).await?;
-    cluster.wait("BackupPlan", namespace, "plan", "Accepted", Duration::from_secs(30)).await?;
+    cluster
+        .create(plan_manifest(namespace, "plan", "store", namespace))
+        .await?;
+    cluster
+        .wait(
+            "BackupPlan",
+            namespace,
+            "plan",
+            "Accepted",
+            Duration::from_secs(30),
+        )
+        .await?;
     Ok(())
 }
 
-pub fn backup_manifest(namespace: &str, name: &str, kind: &str) -> Value {
+pub(crate) fn backup_manifest(namespace: &str, name: &str, kind: &str) -> Value {
     json!({
         "apiVersion": "holdfast.dev/v1", "kind": "Backup", "metadata": {"name": name, "namespace": namespace},
         "spec": {"type": kind, "backupPlan": {"name": "plan"}},
@@ -196,18 +238,23 @@ pub fn backup_manifest(namespace: &str, name: &str, kind: &str) -> Value {
 }
 
 /// Runs a backup to its end and gives its status.
-pub async fn backup(cluster: &Cluster, namespace: &str, name: &str, kind: &str) -> Result<Value> {
+pub(crate) async fn backup(cluster: &Cluster, namespace: &str, name: &str, kind: &str) -> Result<Value> {
     cluster.create(backup_manifest(namespace, name, kind)).await?;
-    cluster.wait("Backup", namespace, name, "Complete", Duration::from_secs(180)).await
+    cluster
+        .wait("Backup", namespace, name, "Complete", Duration::from_secs(180))
+        .await
 }
 
 /// Location of a Complete backup.
-pub fn location(status: &Value) -> String {
-    status["location"].as_str().expect("a Complete backup has a location").to_owned()
+pub(crate) fn location(status: &Value) -> String {
+    status["location"]
+        .as_str()
+        .expect("a Complete backup has a location")
+        .to_owned()
 }
 
 /// A restore from the install namespace, by location, into a namespace that does not exist.
-pub fn restore_manifest(name: &str, location: &str, into: &str) -> Value {
+pub(crate) fn restore_manifest(name: &str, location: &str, into: &str) -> Value {
     json!({
         "apiVersion": "holdfast.dev/v1", "kind": "Restore", "metadata": {"name": name, "namespace": INSTALLED},
         "spec": {
@@ -218,28 +265,42 @@ pub fn restore_manifest(name: &str, location: &str, into: &str) -> Value {
 }
 
 /// The Target `vault` in the install namespace, which outlives every application.
-pub async fn vault(cluster: &Cluster) -> Result<()> {
-    if cluster.ours("Target", INSTALLED).get_opt("vault").await?.is_none() {
+pub(crate) async fn vault(cluster: &Cluster) -> Result<()> {
+    if cluster
+        .ours("Target", INSTALLED)
+        .get_opt("vault")
+        .await?
+        .is_none()
+    {
         let s3 = &cluster.sandbox.s3;
         credentials(cluster, INSTALLED, "s3", &s3.access_key_id, &s3.secret_access_key).await?;
-        cluster.create(target_manifest(cluster, INSTALLED, "vault", &s3.endpoint, &["*"])).await?;
+        cluster
+            .create(target_manifest(cluster, INSTALLED, "vault", &s3.endpoint, &["*"]))
+            .await?;
     }
-    cluster.wait("Target", INSTALLED, "vault", "Accepted", Duration::from_secs(30)).await?;
+    cluster
+        .wait("Target", INSTALLED, "vault", "Accepted", Duration::from_secs(30))
+        .await?;
     Ok(())
 }
 
 /// Restores by location into a new namespace and gives the status.
-pub async fn restore(cluster: &Cluster, location: &str, into: &str) -> Result<Value> {
+pub(crate) async fn restore(cluster: &Cluster, location: &str, into: &str) -> Result<Value> {
     vault(cluster).await?;
     let name = format!("to-{into}");
     cluster.create(restore_manifest(&name, location, into)).await?;
-    let status = cluster.wait("Restore", INSTALLED, &name, "Complete", Duration::from_secs(180)).await;
+    let status = cluster
+        .wait("Restore", INSTALLED, &name, "Complete", Duration::from_secs(180))
+        .await;
     status
 }
 
 /// Sets `spec.cancel`.
-pub async fn cancel(cluster: &Cluster, kind: &str, namespace: &str, name: &str) -> Result<()> {
+pub(crate) async fn cancel(cluster: &Cluster, kind: &str, namespace: &str, name: &str) -> Result<()> {
     let patch = json!({"spec": {"cancel": true}});
-    cluster.ours(kind, namespace).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    cluster
+        .ours(kind, namespace)
+        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
     Ok(())
 }

@@ -14,8 +14,22 @@ async fn a_target_says_what_is_wrong_with_it() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("bad").await?;
     let s3 = cluster.sandbox.s3.clone();
-    app::credentials(&cluster, &namespace, "s3", &s3.access_key_id, &s3.secret_access_key).await?;
-    app::credentials(&cluster, &namespace, "wrong", &s3.access_key_id, "not-the-secret-key").await?;
+    app::credentials(
+        &cluster,
+        &namespace,
+        "s3",
+        &s3.access_key_id,
+        &s3.secret_access_key,
+    )
+    .await?;
+    app::credentials(
+        &cluster,
+        &namespace,
+        "wrong",
+        &s3.access_key_id,
+        "not-the-secret-key",
+    )
+    .await?;
     let wrong_ca = std::fs::read_to_string(&s3.wrong_ca_file)?;
     let right_ca = std::fs::read_to_string(&s3.ca_file)?;
     for (name, pem) in [("wrong-ca", wrong_ca), ("right-ca", right_ca)] {
@@ -29,27 +43,69 @@ async fn a_target_says_what_is_wrong_with_it() -> Result<()> {
         change(&mut manifest["spec"]["objectStoreCredentials"]);
         manifest
     };
-    let secret = |name: &'static str| move |t: &mut serde_json::Value| t["credentialSecret"]["name"] = json!(name);
-    let ca = |name: &'static str| move |t: &mut serde_json::Value| t["sslCertConfig"] = json!({"certConfigMap": {"name": name}});
+    let secret =
+        |name: &'static str| move |t: &mut serde_json::Value| t["credentialSecret"]["name"] = json!(name);
+    let ca = |name: &'static str| {
+        move |t: &mut serde_json::Value| t["sslCertConfig"] = json!({"certConfigMap": {"name": name}})
+    };
     let cases = [
-        ("credentials", target("credentials", &s3.endpoint, &secret("wrong")), "WrongCredentials"),
-        ("missing-secret", target("missing-secret", &s3.endpoint, &secret("none")), "CredentialsMissing"),
-        ("bucket", target("bucket", &s3.endpoint, &|t| t["bucketName"] = json!("no-such-bucket")), "BucketMissing"),
-        ("unreachable", target("unreachable", "http://127.0.0.1:9", &|_| ()), "Unreachable"),
-        ("wrong-ca", target("wrong-ca", &s3.tls_endpoint, &ca("wrong-ca")), "UntrustedCertificate"),
-        ("no-ca", target("no-ca", &s3.tls_endpoint, &|_| ()), "UntrustedCertificate"),
+        (
+            "credentials",
+            target("credentials", &s3.endpoint, &secret("wrong")),
+            "WrongCredentials",
+        ),
+        (
+            "missing-secret",
+            target("missing-secret", &s3.endpoint, &secret("none")),
+            "CredentialsMissing",
+        ),
+        (
+            "bucket",
+            target("bucket", &s3.endpoint, &|t| {
+                t["bucketName"] = json!("no-such-bucket")
+            }),
+            "BucketMissing",
+        ),
+        (
+            "unreachable",
+            target("unreachable", "http://127.0.0.1:9", &|_| ()),
+            "Unreachable",
+        ),
+        (
+            "wrong-ca",
+            target("wrong-ca", &s3.tls_endpoint, &ca("wrong-ca")),
+            "UntrustedCertificate",
+        ),
+        (
+            "no-ca",
+            target("no-ca", &s3.tls_endpoint, &|_| ()),
+            "UntrustedCertificate",
+        ),
     ];
     for (_, manifest, _) in &cases {
         cluster.create(manifest.clone()).await?;
     }
-    cluster.create(target("good-ca", &s3.tls_endpoint, &ca("right-ca"))).await?;
+    cluster
+        .create(target("good-ca", &s3.tls_endpoint, &ca("right-ca")))
+        .await?;
     for (name, _, reason) in &cases {
         let status = cluster.wait_refused("Target", &namespace, name, reason).await?;
         let (_, message) = told(&status, "Accepted");
         assert!(message.len() > 20, "{name}: {message:?} does not help");
-        assert!(!message.contains("not-the-secret-key") && !message.contains(&s3.secret_access_key), "{message}");
+        assert!(
+            !message.contains("not-the-secret-key") && !message.contains(&s3.secret_access_key),
+            "{message}"
+        );
     }
-    cluster.wait("Target", &namespace, "good-ca", "Accepted", Duration::from_secs(30)).await?;
+    cluster
+        .wait(
+            "Target",
+            &namespace,
+            "good-ca",
+            "Accepted",
+            Duration::from_secs(30),
+        )
+        .await?;
     cluster.delete_namespace(&namespace).await
 }
 
@@ -80,22 +136,35 @@ spec: {{accessModes: [ReadWriteOnce], storageClassName: "", volumeName: {volume}
         ))
         .await?;
     app::protect(&cluster, &namespace).await?;
-    cluster.create(backup_manifest(&namespace, "refused", "Full")).await?;
-    let status = cluster.wait("Backup", &namespace, "refused", "Failed", Duration::from_secs(60)).await?;
+    cluster
+        .create(backup_manifest(&namespace, "refused", "Full"))
+        .await?;
+    let status = cluster
+        .wait("Backup", &namespace, "refused", "Failed", Duration::from_secs(60))
+        .await?;
     let (reason, message) = told(&status, "Failed");
     assert_eq!(reason, "VolumeUnreadable", "{message}");
-    assert!(message.contains("host") && message.contains("exclude"), "{message}");
+    assert!(
+        message.contains("host") && message.contains("exclude"),
+        "{message}"
+    );
     cluster.nothing_left().await?;
 
     let mut plan = cluster.ours("BackupPlan", &namespace).get("plan").await?;
     plan.data["spec"]["excludeResources"] = json!({"gvkSelector": [
         {"groupVersionKind": {"group": "", "version": "v1", "kind": "PersistentVolumeClaim"}, "objects": ["host"]}]});
-    cluster.ours("BackupPlan", &namespace).replace("plan", &kube::api::PostParams::default(), &plan).await?;
+    cluster
+        .ours("BackupPlan", &namespace)
+        .replace("plan", &kube::api::PostParams::default(), &plan)
+        .await?;
     let status = app::backup(&cluster, &namespace, "excluded", "Full").await?;
     assert_eq!(status["excludedClaims"], json!(["host"]));
     cluster.delete_namespace(&namespace).await?;
-    let volumes: kube::Api<k8s_openapi::api::core::v1::PersistentVolume> = kube::Api::all(cluster.client.clone());
-    volumes.delete(&volume, &kube::api::DeleteParams::default()).await?;
+    let volumes: kube::Api<k8s_openapi::api::core::v1::PersistentVolume> =
+        kube::Api::all(cluster.client.clone());
+    volumes
+        .delete(&volume, &kube::api::DeleteParams::default())
+        .await?;
     Ok(())
 }
 
@@ -113,17 +182,35 @@ async fn a_conflict_is_named_and_nothing_is_written() -> Result<()> {
             "metadata": {"name": "over", "namespace": namespace},
             "spec": {"source": {"type": "Backup", "backup": {"name": "b"}}}}))
         .await?;
-    let status = cluster.wait("Restore", &namespace, "over", "Failed", Duration::from_secs(60)).await?;
+    let status = cluster
+        .wait("Restore", &namespace, "over", "Failed", Duration::from_secs(60))
+        .await?;
     assert_eq!(told(&status, "Failed").0, "Conflict", "{status:#}");
     // Into a namespace that exists.
     app::vault(&cluster).await?;
-    cluster.create(app::restore_manifest(&format!("{namespace}-exists"), &location(&point), &namespace)).await?;
+    cluster
+        .create(app::restore_manifest(
+            &format!("{namespace}-exists"),
+            &location(&point),
+            &namespace,
+        ))
+        .await?;
     let status = cluster
-        .wait("Restore", INSTALLED, &format!("{namespace}-exists"), "Failed", Duration::from_secs(60))
+        .wait(
+            "Restore",
+            INSTALLED,
+            &format!("{namespace}-exists"),
+            "Failed",
+            Duration::from_secs(60),
+        )
         .await?;
     assert_eq!(told(&status, "Failed").0, "Conflict", "{status:#}");
     cluster.nothing_left().await?;
-    assert_eq!(cluster.exec(&namespace, &pod, "cat /data/last").await?, "x", "the living application was touched");
+    assert_eq!(
+        cluster.exec(&namespace, &pod, "cat /data/last").await?,
+        "x",
+        "the living application was touched"
+    );
     cluster.delete_namespace(&namespace).await
 }
 
@@ -135,19 +222,33 @@ async fn a_damaged_image_is_found_named_and_nothing_is_left() -> Result<()> {
     app::protect(&cluster, &namespace).await?;
     app::write(&cluster, &namespace, &pod, "x").await?;
     let point = app::backup(&cluster, &namespace, "b", "Full").await?;
-    let volumes = location(&point).rsplit_once('/').map(|(plan, _)| format!("holdfast/volumes/{plan}/")).unwrap();
-    let image = cluster.keys(&volumes).await?.into_iter().find(|k| k.ends_with(".qcow2")).expect("an image");
+    let volumes = location(&point)
+        .rsplit_once('/')
+        .map(|(plan, _)| format!("holdfast/volumes/{plan}/"))
+        .unwrap();
+    let image = cluster
+        .keys(&volumes)
+        .await?
+        .into_iter()
+        .find(|k| k.ends_with(".qcow2"))
+        .expect("an image");
     flip_one_byte(&cluster, &image).await?;
     let into = format!("{namespace}-copy");
     app::vault(&cluster).await?;
-    cluster.create(app::restore_manifest(&into, &location(&point), &into)).await?;
-    let status = cluster.wait("Restore", INSTALLED, &into, "Failed", Duration::from_secs(120)).await?;
+    cluster
+        .create(app::restore_manifest(&into, &location(&point), &into))
+        .await?;
+    let status = cluster
+        .wait("Restore", INSTALLED, &into, "Failed", Duration::from_secs(120))
+        .await?;
     assert_eq!(told(&status, "Failed").0, "Damaged", "{status:#}");
     cluster.nothing_left().await?;
     let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(cluster.client.clone());
-    until("the half-restored namespace to go", Duration::from_secs(60), || async {
-        Ok(namespaces.get_opt(&into).await?.is_none().then_some(()))
-    })
+    until(
+        "the half-restored namespace to go",
+        Duration::from_secs(60),
+        || async { Ok(namespaces.get_opt(&into).await?.is_none().then_some(())) },
+    )
     .await?;
     cluster.delete_namespace(&namespace).await
 }
@@ -165,10 +266,14 @@ async fn a_missing_snapshot_class_is_named() -> Result<()> {
     ));
     let classes: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(cluster.client.clone(), &resource);
     let mut class = classes.get("sandbox").await?;
-    classes.delete("sandbox", &kube::api::DeleteParams::default()).await?;
+    classes
+        .delete("sandbox", &kube::api::DeleteParams::default())
+        .await?;
     let outcome = async {
         cluster.create(backup_manifest(&namespace, "b", "Full")).await?;
-        cluster.wait("Backup", &namespace, "b", "Failed", Duration::from_secs(60)).await
+        cluster
+            .wait("Backup", &namespace, "b", "Failed", Duration::from_secs(60))
+            .await
     }
     .await;
     class.metadata.resource_version = None;

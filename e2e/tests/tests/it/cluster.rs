@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use holdfast_target::{Connection, S3Target, SecretKey, Target};
+use holdfast_target::{Connection, S3Target, SecretKey};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, AttachParams, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -15,53 +15,53 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 /// Where the charts install the product.
-pub const INSTALLED: &str = "holdfast-system";
+pub(crate) const INSTALLED: &str = "holdfast-system";
 
 /// What `cargo xtask up` says of itself.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Sandbox {
-    pub kubeconfig: String,
-    pub s3: S3,
-    pub csi: Csi,
-    pub images: Images,
+pub(crate) struct Sandbox {
+    pub(crate) kubeconfig: String,
+    pub(crate) s3: S3,
+    pub(crate) csi: Csi,
+    pub(crate) images: Images,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct S3 {
-    pub endpoint: String,
-    pub tls_endpoint: String,
-    pub ca_file: String,
-    pub wrong_ca_file: String,
-    pub bucket: String,
-    pub region: String,
-    pub access_key_id: String,
-    pub secret_access_key: String,
+pub(crate) struct S3 {
+    pub(crate) endpoint: String,
+    pub(crate) tls_endpoint: String,
+    pub(crate) ca_file: String,
+    pub(crate) wrong_ca_file: String,
+    pub(crate) bucket: String,
+    pub(crate) region: String,
+    pub(crate) access_key_id: String,
+    pub(crate) secret_access_key: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Csi {
-    pub faults_file: String,
+pub(crate) struct Csi {
+    pub(crate) faults_file: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Images {
-    pub busybox: String,
+pub(crate) struct Images {
+    pub(crate) busybox: String,
 }
 
 /// A client of the cluster, and the sandbox's facts.
 #[derive(Clone)]
-pub struct Cluster {
-    pub client: Client,
-    pub config: Config,
-    pub sandbox: Sandbox,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) config: Config,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Cluster {
     /// Connects as administrator.
-    pub async fn connect() -> Result<Self> {
+    pub(crate) async fn connect() -> Result<Self> {
         drop(rustls::crypto::ring::default_provider().install_default());
         let path = std::env::var("HOLDFAST_SANDBOX").or_else(|_| default_facts())?;
         let text = std::fs::read_to_string(&path)
@@ -69,29 +69,38 @@ impl Cluster {
         let sandbox: Sandbox = serde_json::from_str(&text).context("sandbox.json")?;
         let kubeconfig = Kubeconfig::read_from(&sandbox.kubeconfig)?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        Ok(Self { client: Client::try_from(config.clone())?, config, sandbox })
+        Ok(Self {
+            client: Client::try_from(config.clone())?,
+            config,
+            sandbox,
+        })
     }
 
     /// The same cluster as somebody else, by impersonation.
-    pub fn as_user(&self, user: &str) -> Result<Self> {
+    pub(crate) fn as_user(&self, user: &str) -> Result<Self> {
         let mut config = self.config.clone();
         config.auth_info.impersonate = Some(user.to_owned());
         config.auth_info.impersonate_groups = Some(vec!["system:authenticated".to_owned()]);
-        Ok(Self { client: Client::try_from(config.clone())?, config, sandbox: self.sandbox.clone() })
+        Ok(Self {
+            client: Client::try_from(config.clone())?,
+            config,
+            sandbox: self.sandbox.clone(),
+        })
     }
 
     /// A namespace of a new name, labelled so that a later run can sweep it.
-    pub async fn namespace(&self, what: &str) -> Result<String> {
+    pub(crate) async fn namespace(&self, what: &str) -> Result<String> {
         let name = format!("{what}-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
         self.namespace_named(&name).await?;
         Ok(name)
     }
 
-    pub async fn namespace_named(&self, name: &str) -> Result<()> {
-        let namespace: Namespace = serde_json::from_value(
-            json!({"metadata": {"name": name, "labels": {"holdfast-e2e": "true"}}}),
-        )?;
-        Api::<Namespace>::all(self.client.clone()).create(&PostParams::default(), &namespace).await?;
+    pub(crate) async fn namespace_named(&self, name: &str) -> Result<()> {
+        let namespace: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": name, "labels": {"holdfast-e2e": "true"}}}))?;
+        Api::<Namespace>::all(self.client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await?;
         let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
             Api::namespaced(self.client.clone(), name);
         until("the default service account", Duration::from_secs(20), || async {
@@ -103,7 +112,10 @@ impl Cluster {
 
     async fn api_of(&self, object: &Value) -> Result<(Api<DynamicObject>, DynamicObject)> {
         let object: DynamicObject = serde_json::from_value(object.clone())?;
-        let types = object.types.clone().ok_or_else(|| anyhow!("no apiVersion or kind"))?;
+        let types = object
+            .types
+            .clone()
+            .ok_or_else(|| anyhow!("no apiVersion or kind"))?;
         let gvk = GroupVersionKind::try_from(&types)?;
         let (resource, capabilities) = kube::discovery::pinned_kind(&self.client, &gvk).await?;
         let api = match capabilities.scope {
@@ -118,13 +130,13 @@ impl Cluster {
     }
 
     /// Creates an object; the error is the API server's, for tests of refusals.
-    pub async fn create(&self, object: Value) -> Result<DynamicObject> {
+    pub(crate) async fn create(&self, object: Value) -> Result<DynamicObject> {
         let (api, object) = self.api_of(&object).await?;
         Ok(api.create(&PostParams::default(), &object).await?)
     }
 
     /// Server-side apply of every document of a YAML text.
-    pub async fn apply(&self, yaml: &str) -> Result<()> {
+    pub(crate) async fn apply(&self, yaml: &str) -> Result<()> {
         for document in yaml.split("\n---") {
             if document.trim().is_empty() {
                 continue;
@@ -140,15 +152,30 @@ impl Cluster {
     }
 
     /// An API of one of our kinds.
-    pub fn ours(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
-        let version = if kind == "VolumeTransfer" { "v1alpha1" } else { "v1" };
+    pub(crate) fn ours(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
+        let version = if kind == "VolumeTransfer" {
+            "v1alpha1"
+        } else {
+            "v1"
+        };
         let gvk = GroupVersionKind::gvk("holdfast.dev", version, kind);
-        Api::namespaced_with(self.client.clone(), namespace, &kube::core::ApiResource::from_gvk(&gvk))
+        Api::namespaced_with(
+            self.client.clone(),
+            namespace,
+            &kube::core::ApiResource::from_gvk(&gvk),
+        )
     }
 
     /// Waits until a condition of one of our resources is True and gives its status. Ends early, with all conditions,
     /// when the run ends the other way.
-    pub async fn wait(&self, kind: &str, namespace: &str, name: &str, condition: &str, limit: Duration) -> Result<Value> {
+    pub(crate) async fn wait(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        condition: &str,
+        limit: Duration,
+    ) -> Result<Value> {
         let api = self.ours(kind, namespace);
         let opposite = match condition {
             "Complete" => "Failed",
@@ -157,24 +184,45 @@ impl Cluster {
         };
         let started = tokio::time::Instant::now();
         loop {
-            let status = api.get(name).await?.data.get("status").cloned().unwrap_or_default();
+            let status = api
+                .get(name)
+                .await?
+                .data
+                .get("status")
+                .cloned()
+                .unwrap_or_default();
             if truth(&status, condition) == Some("True".to_owned()) {
                 return Ok(status);
             }
             let other = truth(&status, opposite) == Some("True".to_owned());
             if other || started.elapsed() > limit {
-                bail!("{kind} {namespace}/{name} is not {condition} after {:?}: {status:#}", started.elapsed());
+                bail!(
+                    "{kind} {namespace}/{name} is not {condition} after {:?}: {status:#}",
+                    started.elapsed()
+                );
             }
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
     }
 
     /// Waits until a condition is False for this reason.
-    pub async fn wait_refused(&self, kind: &str, namespace: &str, name: &str, reason: &str) -> Result<Value> {
+    pub(crate) async fn wait_refused(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        reason: &str,
+    ) -> Result<Value> {
         let api = self.ours(kind, namespace);
         let what = format!("{kind} {name} Accepted=False because {reason}");
         until(&what, Duration::from_secs(45), || async {
-            let status = api.get(name).await?.data.get("status").cloned().unwrap_or_default();
+            let status = api
+                .get(name)
+                .await?
+                .data
+                .get("status")
+                .cloned()
+                .unwrap_or_default();
             let found = condition(&status, "Accepted").cloned().unwrap_or_default();
             Ok((found["status"] == "False" && found["reason"] == reason).then_some(status))
         })
@@ -182,22 +230,29 @@ impl Cluster {
     }
 
     /// Waits until the pods of a selector are Ready and gives the name of the first.
-    pub async fn ready_pod(&self, namespace: &str, selector: &str, limit: Duration) -> Result<String> {
+    pub(crate) async fn ready_pod(&self, namespace: &str, selector: &str, limit: Duration) -> Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        until(&format!("a Ready pod {selector} in {namespace}"), limit, || async {
-            let list = pods.list(&ListParams::default().labels(selector)).await?;
-            let ready = |p: &&Pod| {
-                let conditions = p.status.as_ref().and_then(|s| s.conditions.as_ref());
-                p.metadata.deletion_timestamp.is_none()
-                    && conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-            };
-            Ok(list.items.iter().find(ready).map(ResourceExt::name_any))
-        })
+        until(
+            &format!("a Ready pod {selector} in {namespace}"),
+            limit,
+            || async {
+                let list = pods.list(&ListParams::default().labels(selector)).await?;
+                let ready = |p: &&Pod| {
+                    let conditions = p.status.as_ref().and_then(|s| s.conditions.as_ref());
+                    p.metadata.deletion_timestamp.is_none()
+                        && conditions
+                            .into_iter()
+                            .flatten()
+                            .any(|c| c.type_ == "Ready" && c.status == "True")
+                };
+                Ok(list.items.iter().find(ready).map(ResourceExt::name_any))
+            },
+        )
         .await
     }
 
     /// Runs a shell command in a pod and gives what it printed.
-    pub async fn exec(&self, namespace: &str, pod: &str, command: &str) -> Result<String> {
+    pub(crate) async fn exec(&self, namespace: &str, pod: &str, command: &str) -> Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let params = AttachParams::default().stdout(true).stderr(true);
         let mut process = pods.exec(pod, ["sh", "-c", command], &params).await?;
@@ -216,17 +271,19 @@ impl Cluster {
     }
 
     /// Deletes a namespace and waits until it is gone.
-    pub async fn delete_namespace(&self, name: &str) -> Result<()> {
+    pub(crate) async fn delete_namespace(&self, name: &str) -> Result<()> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         drop(api.delete(name, &DeleteParams::default()).await);
-        until(&format!("namespace {name} to go"), Duration::from_secs(120), || async {
-            Ok(api.get_opt(name).await?.is_none().then_some(()))
-        })
+        until(
+            &format!("namespace {name} to go"),
+            Duration::from_secs(120),
+            || async { Ok(api.get_opt(name).await?.is_none().then_some(())) },
+        )
         .await
     }
 
     /// The sandbox's target, opened as the product opens it.
-    pub fn store(&self) -> Result<S3Target> {
+    pub(crate) fn store(&self) -> Result<S3Target> {
         let s3 = &self.sandbox.s3;
         Ok(S3Target::connect(&Connection {
             url: Some(s3.endpoint.clone()),
@@ -240,13 +297,13 @@ impl Cluster {
     }
 
     /// Keys under a prefix.
-    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+    pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>> {
         let objects = holdfast_target::list_all(&self.store()?, &prefix.parse()?, 100_000).await?;
         Ok(objects.into_iter().map(|o| o.key.to_string()).collect())
     }
 
     /// Waits until nothing temporary is left anywhere: no transfer, Job, mover pod, claim, snapshot, content.
-    pub async fn nothing_left(&self) -> Result<()> {
+    pub(crate) async fn nothing_left(&self) -> Result<()> {
         let limit = Duration::from_secs(90);
         let started = tokio::time::Instant::now();
         loop {
@@ -277,7 +334,10 @@ impl Cluster {
             let resource = kube::core::ApiResource::from_gvk(&gvk);
             let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
             for object in api.list(&ListParams::default()).await?.items {
-                let ours = object.labels().get("app.kubernetes.io/managed-by").is_some_and(|v| v == "holdfast");
+                let ours = object
+                    .labels()
+                    .get("app.kubernetes.io/managed-by")
+                    .is_some_and(|v| v == "holdfast");
                 let temporary = match kind {
                     "PersistentVolumeClaim" | "Job" => object.namespace().as_deref() == Some(INSTALLED),
                     "Secret" => ours && object.labels().contains_key("holdfast.dev/transfer"),
@@ -289,7 +349,11 @@ impl Cluster {
                     _ => true,
                 };
                 if temporary {
-                    left.push(format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any()));
+                    left.push(format!(
+                        "{kind} {}/{}",
+                        object.namespace().unwrap_or_default(),
+                        object.name_any()
+                    ));
                 }
             }
         }
@@ -298,13 +362,18 @@ impl Cluster {
 }
 
 fn default_facts() -> Result<String> {
-    let cache = std::env::var("XDG_CACHE_HOME").or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cache")))?;
+    let cache =
+        std::env::var("XDG_CACHE_HOME").or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cache")))?;
     Ok(format!("{cache}/holdfast/sandbox/clusters/main/sandbox.json"))
 }
 
 /// A condition of a status.
-pub fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
-    status.get("conditions")?.as_array()?.iter().find(|c| c["type"] == kind)
+pub(crate) fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
+    status
+        .get("conditions")?
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == kind)
 }
 
 fn truth(status: &Value, kind: &str) -> Option<String> {
@@ -312,14 +381,14 @@ fn truth(status: &Value, kind: &str) -> Option<String> {
 }
 
 /// Reason and message of a condition.
-pub fn told(status: &Value, kind: &str) -> (String, String) {
+pub(crate) fn told(status: &Value, kind: &str) -> (String, String) {
     let found = condition(status, kind).cloned().unwrap_or_default();
     let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
     (text("reason"), text("message"))
 }
 
 /// Repeats a question until it has an answer.
-pub async fn until<T, F, Q>(what: &str, limit: Duration, mut question: Q) -> Result<T>
+pub(crate) async fn until<T, F, Q>(what: &str, limit: Duration, mut question: Q) -> Result<T>
 where
     Q: FnMut() -> F,
     F: Future<Output = Result<Option<T>>>,
@@ -337,7 +406,7 @@ where
 }
 
 /// The API server's refusal of a write.
-pub fn refusal(result: Result<DynamicObject>) -> (u16, String) {
+pub(crate) fn refusal(result: Result<DynamicObject>) -> (u16, String) {
     match result {
         Ok(object) => panic!("{} was accepted", object.name_any()),
         Err(error) => match error.downcast::<kube::Error>() {
@@ -348,11 +417,11 @@ pub fn refusal(result: Result<DynamicObject>) -> (u16, String) {
 }
 
 /// A fault of the sandbox's CSI driver, taken back when dropped.
-pub struct Fault(String);
+pub(crate) struct Fault(String);
 
 impl Fault {
     /// Sets the fault switches to this.
-    pub fn set(cluster: &Cluster, faults: &Value) -> Result<Self> {
+    pub(crate) fn set(cluster: &Cluster, faults: &Value) -> Result<Self> {
         let path = cluster.sandbox.csi.faults_file.clone();
         let new = format!("{path}.new");
         std::fs::write(&new, faults.to_string())?;

@@ -11,9 +11,15 @@ use crate::app::{self, Volumes, backup, location};
 use crate::cluster::Cluster;
 
 fn run(directory: &Path, program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).current_dir(directory).args(arguments).output()?;
+    let output = Command::new(program)
+        .current_dir(directory)
+        .args(arguments)
+        .output()?;
     if !output.status.success() {
-        bail!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{program} {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -39,21 +45,39 @@ async fn a_volume_comes_back_by_hand_with_qemu_img_and_jq_alone() -> Result<()> 
     let list = run(
         place.path(),
         "jq",
-        &["-r", ".volumes[] | select(.claim == \"raw\") | .home as $h | .chain[].shards[].image.key | \"\\($h) \\(.)\"", "backup.json"],
+        &[
+            "-r",
+            ".volumes[] | select(.claim == \"raw\") | .home as $h | .chain[].shards[].image.key | \"\\($h) \\(.)\"",
+            "backup.json",
+        ],
     )?;
     let mut newest = None;
     for line in list.lines() {
         let (home, name) = line.split_once(' ').expect("two words");
-        let key = format!("holdfast/volumes/{}/{name}", home.trim_start_matches("holdfast/volumes/").trim_end_matches('/'));
+        let key = format!(
+            "holdfast/volumes/{}/{name}",
+            home.trim_start_matches("holdfast/volumes/").trim_end_matches('/')
+        );
         let image = store.get(&key.parse()?, 1 << 30).await?.body;
         std::fs::write(place.path().join(name), &image)?;
         newest.get_or_insert_with(|| name.to_owned());
         run(place.path(), "qemu-img", &["check", name])?;
     }
     let newest = newest.expect("an image of the raw claim");
-    let info: Value = serde_json::from_str(&run(place.path(), "qemu-img", &["info", "--output=json", &newest])?)?;
-    assert!(info["backing-filename"].is_string(), "the newest image is no overlay: {info}");
-    run(place.path(), "qemu-img", &["convert", "-O", "raw", &newest, "raw.img"])?;
+    let info: Value = serde_json::from_str(&run(
+        place.path(),
+        "qemu-img",
+        &["info", "--output=json", &newest],
+    )?)?;
+    assert!(
+        info["backing-filename"].is_string(),
+        "the newest image is no overlay: {info}"
+    );
+    run(
+        place.path(),
+        "qemu-img",
+        &["convert", "-O", "raw", &newest, "raw.img"],
+    )?;
     let by_hand = run(place.path(), "sha256sum", &["raw.img"])?;
     assert_eq!(by_hand.split_whitespace().next(), raw.split_whitespace().next());
     cluster.delete_namespace(&namespace).await

@@ -41,17 +41,33 @@ spec:
         ))
         .await?;
     app::protect(cluster, &namespace).await?;
-    cluster.ready_pod(&namespace, "app=web", Duration::from_secs(60)).await?;
-    cluster.exec(&namespace, "writer", "while pgrep head >/dev/null; do sleep 1; done; sync").await?;
-    cluster.create(app::backup_manifest(&namespace, "b", "Full")).await?;
+    cluster
+        .ready_pod(&namespace, "app=web", Duration::from_secs(60))
+        .await?;
+    cluster
+        .exec(
+            &namespace,
+            "writer",
+            "while pgrep head >/dev/null; do sleep 1; done; sync",
+        )
+        .await?;
+    cluster
+        .create(app::backup_manifest(&namespace, "b", "Full"))
+        .await?;
     let transfers = cluster.ours("VolumeTransfer", crate::cluster::INSTALLED);
     let peak = until("the mover's last report", Duration::from_secs(300), || async {
         let list = transfers.list(&kube::api::ListParams::default()).await?;
-        let report = list.items.iter().filter_map(|t| t.data.pointer("/status/mover")).find(|m| m["outcome"]["succeeded"] == true);
+        let report = list
+            .items
+            .iter()
+            .filter_map(|t| t.data.pointer("/status/mover"))
+            .find(|m| m["outcome"]["succeeded"] == true);
         Ok(report.and_then(|m| m["peakMemory"].as_u64()))
     })
     .await?;
-    let status: Value = cluster.wait("Backup", &namespace, "b", "Complete", Duration::from_secs(60)).await?;
+    let status: Value = cluster
+        .wait("Backup", &namespace, "b", "Complete", Duration::from_secs(60))
+        .await?;
     assert!(status["size"].as_u64() > Some(100 * MIB), "{status:#}");
     cluster.nothing_left().await?;
     cluster.delete_namespace(&namespace).await?;
@@ -63,8 +79,15 @@ async fn a_hundred_times_larger_volume_needs_no_more_memory() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let small = peak(&cluster, "1Gi").await?;
     let large = peak(&cluster, "100Gi").await?;
-    println!("peak memory: 1 GiB volume {} MiB, 100 GiB sparse volume {} MiB", small / MIB, large / MIB);
-    assert!(small <= 200 * MIB && large <= 200 * MIB, "{small} and {large} bytes");
+    println!(
+        "peak memory: 1 GiB volume {} MiB, 100 GiB sparse volume {} MiB",
+        small / MIB,
+        large / MIB
+    );
+    assert!(
+        small <= 200 * MIB && large <= 200 * MIB,
+        "{small} and {large} bytes"
+    );
     assert!(large * 100 <= small * 120, "{small} grew to {large}");
     Ok(())
 }

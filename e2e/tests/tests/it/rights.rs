@@ -34,27 +34,46 @@ async fn a_tenant_protects_and_restores_the_own_namespace_only() -> Result<()> {
     }
     tenant(&cluster, &mine, "alice").await?;
     let alice = cluster.as_user("alice")?;
-    alice.create(app::plan_manifest(&mine, "plan", "store", &mine)).await?;
-    cluster.wait("BackupPlan", &mine, "plan", "Accepted", Duration::from_secs(30)).await?;
+    alice
+        .create(app::plan_manifest(&mine, "plan", "store", &mine))
+        .await?;
+    cluster
+        .wait("BackupPlan", &mine, "plan", "Accepted", Duration::from_secs(30))
+        .await?;
     alice.create(app::backup_manifest(&mine, "b", "Full")).await?;
-    let point = cluster.wait("Backup", &mine, "b", "Complete", Duration::from_secs(60)).await?;
+    let point = cluster
+        .wait("Backup", &mine, "b", "Complete", Duration::from_secs(60))
+        .await?;
 
     // Another namespace's target is not for its plans.
-    let stolen = alice.create(app::plan_manifest(&mine, "stolen", "store", &other)).await;
+    let stolen = alice
+        .create(app::plan_manifest(&mine, "stolen", "store", &other))
+        .await;
     if stolen.is_ok() {
-        cluster.wait_refused("BackupPlan", &mine, "stolen", "NotAllowed").await?;
+        cluster
+            .wait_refused("BackupPlan", &mine, "stolen", "NotAllowed")
+            .await?;
     }
     // A point of another namespace, by its location on a target of the own namespace that shows the same bucket.
-    cluster.create(app::plan_manifest(&other, "plan", "store", &other)).await?;
-    cluster.wait("BackupPlan", &other, "plan", "Accepted", Duration::from_secs(30)).await?;
+    cluster
+        .create(app::plan_manifest(&other, "plan", "store", &other))
+        .await?;
+    cluster
+        .wait("BackupPlan", &other, "plan", "Accepted", Duration::from_secs(30))
+        .await?;
     let foreign = app::backup(&cluster, &other, "b", "Full").await?;
     let theft = alice
         .create(json!({"apiVersion": "holdfast.dev/v1", "kind": "Restore", "metadata": {"name": "theft", "namespace": mine},
             "spec": {"source": {"type": "Location", "location": location(&foreign), "target": {"name": "store", "namespace": other}}}}))
         .await;
     if theft.is_ok() {
-        let status = cluster.wait("Restore", &mine, "theft", "Failed", Duration::from_secs(60)).await?;
-        assert!(["Forbidden", "NotAllowed"].contains(&told(&status, "Failed").0.as_str()), "{status:#}");
+        let status = cluster
+            .wait("Restore", &mine, "theft", "Failed", Duration::from_secs(60))
+            .await?;
+        assert!(
+            ["Forbidden", "NotAllowed"].contains(&told(&status, "Failed").0.as_str()),
+            "{status:#}"
+        );
     }
     // Her own point, though, comes back once the originals are gone.
     for (kind, group, version, name) in [
@@ -66,13 +85,16 @@ async fn a_tenant_protects_and_restores_the_own_namespace_only() -> Result<()> {
         ("RoleBinding", "rbac.authorization.k8s.io", "v1", "reader"),
         ("Role", "rbac.authorization.k8s.io", "v1", "reader"),
     ] {
-        let resource = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(group, version, kind));
+        let resource =
+            kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(group, version, kind));
         let api: kube::Api<kube::api::DynamicObject> =
             kube::Api::namespaced_with(cluster.client.clone(), &mine, &resource);
         api.delete(name, &kube::api::DeleteParams::foreground()).await?;
-        crate::cluster::until(&format!("{kind} {name} to go"), Duration::from_secs(60), || async {
-            Ok(api.get_opt(name).await?.is_none().then_some(()))
-        })
+        crate::cluster::until(
+            &format!("{kind} {name} to go"),
+            Duration::from_secs(60),
+            || async { Ok(api.get_opt(name).await?.is_none().then_some(())) },
+        )
         .await?;
     }
     // What restoring conflicts with lives on: the plan's Secret `s3` and the binding `tenant` were captured too.
@@ -80,7 +102,9 @@ async fn a_tenant_protects_and_restores_the_own_namespace_only() -> Result<()> {
         .create(json!({"apiVersion": "holdfast.dev/v1", "kind": "Restore", "metadata": {"name": "back", "namespace": mine},
             "spec": {"source": {"type": "Backup", "backup": {"name": "b"}}}}))
         .await?;
-    let status = cluster.wait("Restore", &mine, "back", "Failed", Duration::from_secs(60)).await?;
+    let status = cluster
+        .wait("Restore", &mine, "back", "Failed", Duration::from_secs(60))
+        .await?;
     assert_eq!(told(&status, "Failed").0, "Conflict", "{status:#}");
     assert!(location(&point).split('/').count() == 3);
     cluster.delete_namespace(&mine).await?;
@@ -130,12 +154,18 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: bob}}]
         "spec": {"source": {"type": "Location", "location": location(&point),
             "target": {"name": "vault", "namespace": INSTALLED}}}}))
         .await?;
-    let status = cluster.wait("Restore", &mine, "rise", "Failed", Duration::from_secs(60)).await?;
+    let status = cluster
+        .wait("Restore", &mine, "rise", "Failed", Duration::from_secs(60))
+        .await?;
     let (reason, message) = told(&status, "Failed");
     assert_eq!(reason, "Forbidden", "{message}");
     assert!(message.contains("RoleBinding"), "{message}");
-    let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> = kube::Api::namespaced(cluster.client.clone(), &mine);
-    assert!(maps.get_opt("settings").await?.is_none(), "objects were written before the refusal");
+    let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
+        kube::Api::namespaced(cluster.client.clone(), &mine);
+    assert!(
+        maps.get_opt("settings").await?.is_none(),
+        "objects were written before the refusal"
+    );
     cluster.delete_namespace(&mine).await?;
     cluster.delete_namespace(&source).await
 }

@@ -25,21 +25,38 @@ async fn a_deleted_namespace_comes_back_from_the_target_with_its_bytes() -> Resu
     app::write(&cluster, &namespace, &pod, "second").await?;
     let incremental = backup(&cluster, &namespace, "incremental", "Incremental").await?;
     assert_eq!(incremental["type"], "Incremental", "{incremental:#}");
-    assert!(incremental["size"].as_u64() < full["size"].as_u64(), "an increment stores less than a full");
+    assert!(
+        incremental["size"].as_u64() < full["size"].as_u64(),
+        "an increment stores less than a full"
+    );
     let after_incremental = app::checksums(&cluster, &namespace, &pod).await?;
     cluster.nothing_left().await?;
 
     cluster.delete_namespace(&namespace).await?;
     for point in [&full, &incremental] {
         let key = format!("holdfast/points/{}/backup.json", location(point));
-        assert!(cluster.keys(&key).await?.contains(&key), "deleting the namespace took {key} from the target");
+        assert!(
+            cluster.keys(&key).await?.contains(&key),
+            "deleting the namespace took {key} from the target"
+        );
     }
     let restored = app::restore(&cluster, &location(&incremental), &namespace).await?;
     assert_eq!(restored["objects"]["failed"].as_u64(), Some(0), "{restored:#}");
     let pod = app::running(&cluster, &namespace).await?;
-    assert_eq!(app::checksums(&cluster, &namespace, &pod).await?, after_incremental);
-    assert_eq!(cluster.exec(&namespace, &pod, "echo $greeting $password").await?, "hello correct-horse");
-    assert!(restored["report"].as_str().is_some_and(|key| key.starts_with("holdfast/reports/")), "{restored:#}");
+    assert_eq!(
+        app::checksums(&cluster, &namespace, &pod).await?,
+        after_incremental
+    );
+    assert_eq!(
+        cluster.exec(&namespace, &pod, "echo $greeting $password").await?,
+        "hello correct-horse"
+    );
+    assert!(
+        restored["report"]
+            .as_str()
+            .is_some_and(|key| key.starts_with("holdfast/reports/")),
+        "{restored:#}"
+    );
 
     // The older point of the same chain, into another namespace beside the restored one.
     let beside = format!("{namespace}-old");
@@ -86,7 +103,10 @@ async fn without_volumes_a_backup_and_a_restore_take_seconds() -> Result<()> {
     let restore_took = started.elapsed();
     println!("backup {backup_took:?}, restore until Ready {restore_took:?}");
     assert!(backup_took <= WITHOUT_VOLUMES, "the backup took {backup_took:?}");
-    assert!(restore_took <= WITHOUT_VOLUMES, "the restore took {restore_took:?}");
+    assert!(
+        restore_took <= WITHOUT_VOLUMES,
+        "the restore took {restore_took:?}"
+    );
     cluster.delete_namespace(&other).await?;
     cluster.delete_namespace(&namespace).await
 }
@@ -119,9 +139,12 @@ async fn custom_resources_come_back_with_their_definition() -> Result<()> {
         "v1",
         "CustomResourceDefinition",
     ));
-    let definitions: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(cluster.client.clone(), &resource);
+    let definitions: kube::Api<kube::api::DynamicObject> =
+        kube::Api::all_with(cluster.client.clone(), &resource);
     let name = format!("widgets.{group}");
-    definitions.delete(&name, &kube::api::DeleteParams::default()).await?;
+    definitions
+        .delete(&name, &kube::api::DeleteParams::default())
+        .await?;
     crate::cluster::until("the definition to go", Duration::from_secs(60), || async {
         Ok(definitions.get_opt(&name).await?.is_none().then_some(()))
     })
@@ -130,9 +153,14 @@ async fn custom_resources_come_back_with_their_definition() -> Result<()> {
     let kind = kube::core::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(&group, "v1", "Widget"));
     let widgets: kube::Api<kube::api::DynamicObject> =
         kube::Api::namespaced_with(cluster.client.clone(), &namespace, &kind);
-    assert_eq!(widgets.get("one").await?.data["spec"], json!({"anything": [1, {"deep": true}]}));
+    assert_eq!(
+        widgets.get("one").await?.data["spec"],
+        json!({"anything": [1, {"deep": true}]})
+    );
     cluster.delete_namespace(&namespace).await?;
-    definitions.delete(&name, &kube::api::DeleteParams::default()).await?;
+    definitions
+        .delete(&name, &kube::api::DeleteParams::default())
+        .await?;
     Ok(())
 }
 
@@ -146,16 +174,32 @@ async fn data_leaves_the_target_only_by_policy_and_deletion() -> Result<()> {
     let mut manifest = app::backup_manifest(&namespace, "dropped", "Full");
     manifest["spec"]["deletionPolicy"] = json!("Delete");
     cluster.create(manifest).await?;
-    let dropped = cluster.wait("Backup", &namespace, "dropped", "Complete", Duration::from_secs(60)).await?;
+    let dropped = cluster
+        .wait(
+            "Backup",
+            &namespace,
+            "dropped",
+            "Complete",
+            Duration::from_secs(60),
+        )
+        .await?;
     for name in ["kept", "dropped"] {
-        cluster.ours("Backup", &namespace).delete(name, &kube::api::DeleteParams::default()).await?;
+        cluster
+            .ours("Backup", &namespace)
+            .delete(name, &kube::api::DeleteParams::default())
+            .await?;
     }
     let prefix = |status| format!("holdfast/points/{}/", location(status));
-    crate::cluster::until("the dropped point to leave the target", Duration::from_secs(60), || async {
-        Ok(cluster.keys(&prefix(&dropped)).await?.is_empty().then_some(()))
-    })
+    crate::cluster::until(
+        "the dropped point to leave the target",
+        Duration::from_secs(60),
+        || async { Ok(cluster.keys(&prefix(&dropped)).await?.is_empty().then_some(())) },
+    )
     .await?;
-    assert!(!cluster.keys(&prefix(&kept)).await?.is_empty(), "a retained point left the target");
+    assert!(
+        !cluster.keys(&prefix(&kept)).await?.is_empty(),
+        "a retained point left the target"
+    );
     // It is still restorable, though its resource is gone.
     let other = format!("{namespace}-copy");
     app::restore(&cluster, &location(&kept), &other).await?;

@@ -22,14 +22,18 @@ async fn points_survive_the_deletion_of_our_definitions() -> Result<()> {
     // Even a policy of deletion means deletion by a person, not of the definitions.
     manifest["spec"]["deletionPolicy"] = serde_json::json!("Delete");
     cluster.create(manifest).await?;
-    let point = cluster.wait("Backup", &namespace, "b", "Complete", Duration::from_secs(120)).await?;
+    let point = cluster
+        .wait("Backup", &namespace, "b", "Complete", Duration::from_secs(120))
+        .await?;
     let before = app::checksums(&cluster, &namespace, &pod).await?;
     cluster.nothing_left().await?;
 
     let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
     let ours = holdfast_crd::generate::definitions();
     for definition in &ours {
-        definitions.delete(&definition.name_any(), &DeleteParams::default()).await?;
+        definitions
+            .delete(&definition.name_any(), &DeleteParams::default())
+            .await?;
     }
     for definition in &ours {
         let name = definition.name_any();
@@ -40,22 +44,39 @@ async fn points_survive_the_deletion_of_our_definitions() -> Result<()> {
     }
     cluster.delete_namespace(&namespace).await?;
     let key = format!("holdfast/points/{}/backup.json", location(&point));
-    assert_eq!(cluster.keys(&key).await?, [key.clone()], "the point left the target");
+    assert_eq!(
+        cluster.keys(&key).await?,
+        [key.clone()],
+        "the point left the target"
+    );
 
     for definition in &ours {
         definitions.create(&PostParams::default(), definition).await?;
     }
-    until("our kinds to be served again", Duration::from_secs(30), || async {
-        Ok(cluster.ours("Target", INSTALLED).list(&kube::api::ListParams::default()).await.ok().map(|_| ()))
-    })
+    until(
+        "our kinds to be served again",
+        Duration::from_secs(30),
+        || async {
+            Ok(cluster
+                .ours("Target", INSTALLED)
+                .list(&kube::api::ListParams::default())
+                .await
+                .ok()
+                .map(|_| ()))
+        },
+    )
     .await?;
     let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(cluster.client.clone(), INSTALLED);
     drop(secrets.delete("s3", &DeleteParams::default()).await);
-    until("the target to be accepted again", Duration::from_secs(90), || async {
-        Ok(app::vault(&cluster).await.ok())
-    })
+    until(
+        "the target to be accepted again",
+        Duration::from_secs(90),
+        || async { Ok(app::vault(&cluster).await.ok()) },
+    )
     .await?;
-    app::restore(&cluster, &location(&point), &namespace).await.context("restoring after reinstallation")?;
+    app::restore(&cluster, &location(&point), &namespace)
+        .await
+        .context("restoring after reinstallation")?;
     let pod = app::running(&cluster, &namespace).await?;
     assert_eq!(app::checksums(&cluster, &namespace, &pod).await?, before);
     cluster.delete_namespace(&namespace).await
