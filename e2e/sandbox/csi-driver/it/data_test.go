@@ -272,4 +272,7 @@ func TestFullPool(t *testing.T) {
 		_, err = r.CreateVolume(r.ctx(), createRequest(fmt.Sprint("small ", i), mib, nil))
 	}
 	r.wantCode(err, codes.ResourceExhausted)
+	if left, _ := filepath.Glob(r.path("data/pool/tmp/*")); len(left) != 0 {
+		t.Errorf("a refused volume leaves %v", left)
+	}
 }

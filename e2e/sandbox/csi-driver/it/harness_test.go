@@ -57,20 +57,20 @@ type rig struct {
 }
 
 type lockedBuffer struct {
-	mutex sync.Mutex
-	bytes.Buffer
+	mutex  sync.Mutex
+	buffer bytes.Buffer // not embedded: its ReadFrom would go round the mutex
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
-	return b.Buffer.Write(p)
+	return b.buffer.Write(p)
 }
 
 func (b *lockedBuffer) text() string {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
-	return b.String()
+	return b.buffer.String()
 }
 
 // newRig starts a driver; at the test's end it is killed, cleaned up, and nothing may be left on the machine.

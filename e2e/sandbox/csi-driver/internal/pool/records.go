@@ -206,7 +206,7 @@ func (p *Pool) writeRecord(dir, id string, record any) error {
 		return errors.Join(err, os.Remove(fresh))
 	}
 	if err := os.Rename(fresh, filepath.Join(p.root, dir, id+".json")); err != nil {
-		return err
+		return errors.Join(err, os.Remove(fresh))
 	}
 	return p.syncDir(dir)
 }
