@@ -122,14 +122,21 @@ fn forget_pods(cluster: &Cluster) -> Result<()> {
         remove_dir(&dir)?;
     }
     remove_dir(&cluster.runtime_dir())?;
-    // libcni keeps a result per interface, by network name.
+    forget_cni_results(cluster)
+}
+
+/// libcni keeps a file per interface and pod, by network name and pod; the loopback network's name is not ours alone.
+fn forget_cni_results(cluster: &Cluster) -> Result<()> {
+    let dir = Path::new("/var/lib/cni/results");
     let prefix = format!("{}-", cluster.cni_network());
-    for entry in fs::read_dir("/var/lib/cni/results")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(rest) = name.strip_prefix(&prefix) {
+            let pod = rest.strip_suffix("-eth0").unwrap_or(rest);
+            let loopback = dir.join(format!("cni-loopback-{pod}-lo"));
+            if loopback.exists() {
+                fs::remove_file(loopback)?;
+            }
             fs::remove_file(entry.path())?;
         }
     }

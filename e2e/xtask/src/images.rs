@@ -140,7 +140,11 @@ fn postgres() -> Result<Image> {
 }
 
 fn webapp() -> Result<Image> {
-    let root = debian_root("webapp", &["nginx-light", "busybox-static"], &["perl", "debconf"])?;
+    let root = debian_root(
+        "webapp",
+        &["nginx", "busybox-static"],
+        &["perl", "debconf", "iproute2"],
+    )?;
     Ok(Image::new(
         WEBAPP,
         json!({"Entrypoint": ["nginx", "-g", "daemon off;"], "Env": [PATH], "User": "101:101"}),
@@ -171,6 +175,9 @@ const POSTGRES_LEFT_OUT: &[&str] = &[
     "dpkg",
 ];
 
+/// Part of the fingerprint of every such root; to be raised when the way they are made changes.
+const DEBIAN_ROOT: &str = "2";
+
 /// A root file system made of distribution packages.
 struct DebianRoot {
     path: PathBuf,
@@ -180,7 +187,7 @@ struct DebianRoot {
 /// Unpacks packages with all they depend on, without running their scripts.
 fn debian_root(name: &str, packages: &[&str], left_out: &[&str]) -> Result<DebianRoot> {
     let dir = paths::sandbox()?.join("images").join(name);
-    let fingerprint = format!("{packages:?} {left_out:?}");
+    let fingerprint = format!("{DEBIAN_ROOT} {packages:?} {left_out:?}");
     let (root, stamp) = (dir.join("root"), dir.join("stamp"));
     if fs::read_to_string(&stamp).is_ok_and(|old| old == fingerprint) && root.is_dir() {
         return Ok(DebianRoot {
@@ -215,12 +222,24 @@ fn debian_root(name: &str, packages: &[&str], left_out: &[&str]) -> Result<Debia
             fs::remove_dir_all(root.join(useless))?;
         }
     }
+    link_applets(&root)?;
     fs::remove_dir_all(&archives)?;
     fs::write(stamp, &fingerprint)?;
     Ok(DebianRoot {
         path: root,
         fingerprint,
     })
+}
+
+/// The shell and the small tools: packages need not depend on them, since no Debian system lacks them.
+fn link_applets(root: &Path) -> Result<()> {
+    let bin = root.join("usr/bin");
+    for applet in Run::new(busybox_program()?).arg("--list").output()?.lines() {
+        if !bin.join(applet).exists() && !root.join("usr/sbin").join(applet).exists() {
+            std::os::unix::fs::symlink("busybox", bin.join(applet))?;
+        }
+    }
+    Ok(())
 }
 
 fn download(dir: &Path, archives: &Path, packages: &[&str]) -> Result<()> {

@@ -48,7 +48,16 @@ impl Kubectl {
 
     /// Server-side apply of a stream of YAML documents.
     pub(crate) fn apply(&self, yaml: &str) -> Result<()> {
-        self.command()
+        Self::server_side(self.command(), yaml)
+    }
+
+    /// The same, for objects that name no namespace.
+    pub(crate) fn apply_in(&self, namespace: &str, yaml: &str) -> Result<()> {
+        Self::server_side(self.command().args(["--namespace", namespace]), yaml)
+    }
+
+    fn server_side(command: Run, yaml: &str) -> Result<()> {
+        command
             .args([
                 "apply",
                 "--server-side",

@@ -3,6 +3,7 @@
 //! What enters here: machines, packages, processes, images. It must not know the product's code; it talks to the
 //! product as its users do, with `kubectl`, `helm` and HTTP.
 
+mod apps;
 mod cgroup;
 mod cluster;
 mod control_plane;
@@ -29,10 +30,12 @@ mod up;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::apps::App;
 use crate::tools::Tool;
 use crate::ui::Steps;
 use crate::up::Target;
@@ -84,6 +87,8 @@ enum Task {
     },
     /// Build all images, the product's included, and import them into the sandbox
     Images,
+    /// Start the sample applications, each in a namespace of its name
+    Apps,
 }
 
 fn main() -> ExitCode {
@@ -119,6 +124,12 @@ fn run(task: Task) -> Result<()> {
             let target = up::up(&mut steps)?;
             all_images(&mut steps, &target)
         }
+        Task::Apps => {
+            let target = up::up(&mut steps)?;
+            sample_applications(&mut steps, &target)?;
+            steps.table();
+            Ok(())
+        }
     }
 }
 
@@ -128,6 +139,28 @@ fn all_images(steps: &mut Steps, target: &Target) -> Result<()> {
         images::ensure_applications(cluster)
     })?;
     steps.run("image of holdfast", || images::build_holdfast_image(cluster))
+}
+
+fn sample_applications(steps: &mut Steps, target: &Target) -> Result<()> {
+    steps.run("images of the sample applications", || {
+        images::ensure_applications(target.sandbox()?)
+    })?;
+    let kubectl = target.kubectl()?;
+    steps.run("start the sample applications", || {
+        App::ALL
+            .iter()
+            .try_for_each(|app| app.apply(&kubectl, app.name()))?;
+        App::ALL
+            .iter()
+            .try_for_each(|app| app.ready(&kubectl, app.name(), Duration::from_secs(300)))
+    })?;
+    for app in App::ALL {
+        let sum = steps.run(&format!("checksum of {}", app.name()), || {
+            app.checksum(&kubectl, app.name())
+        })?;
+        ui::note(sum);
+    }
+    Ok(())
 }
 
 fn on_cluster(tool: Tool, program: &str, args: &[OsString]) -> Result<()> {

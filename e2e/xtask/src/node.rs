@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde_json::json;
+use anyhow::Result;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, write_if_changed};
 use crate::image;
 use crate::kubectl::Kubectl;
 use crate::pki::Pki;
-use crate::process::{self, Daemon};
+use crate::process::{self, Daemon, Ensured};
 use crate::run::{Run, wait_for};
 use crate::tools::Tool;
 
@@ -108,8 +108,8 @@ state = "{run}"
     ))
 }
 
-/// Starts the kubelet.
-pub(crate) fn kubelet(cluster: &Cluster, pki: &Pki) -> Result<()> {
+/// Starts the kubelet; tells whether it ran already.
+pub(crate) fn kubelet(cluster: &Cluster, pki: &Pki) -> Result<Ensured> {
     let node = cluster.node();
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -164,8 +164,7 @@ pub(crate) fn kubelet(cluster: &Cluster, pki: &Pki) -> Result<()> {
         .arg(format!("--node-ip={}", node.ip))
         .arg("--v=2")
         .config(&path)?
-        .ensure()?;
-    Ok(())
+        .ensure()
 }
 
 /// Starts kube-proxy.
@@ -196,21 +195,33 @@ pub(crate) fn proxy(cluster: &Cluster, pki: &Pki) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the API server says that the node is ready.
-pub(crate) fn ready(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
-    let name = &cluster.node().name;
+/// Waits until the node is ready. What the API server remembers from before the kubelet's start does not count.
+pub(crate) fn ready(cluster: &Cluster, kubectl: &Kubectl, kubelet: Ensured, before: &Value) -> Result<()> {
     wait_for("the node", Duration::from_secs(120), || {
         process::check_alive(cluster, "kubelet")?;
         process::check_alive(cluster, "kube-proxy")?;
-        let node = kubectl.get(&["node", name])?;
-        let conditions = node["status"]["conditions"]
-            .as_array()
-            .context("the node has no conditions yet")?;
-        Ok(conditions
-            .iter()
-            .any(|c| c["type"] == "Ready" && c["status"] == "True")
-            .then_some(()))
+        let now = ready_condition(cluster, kubectl)?;
+        let fresh = kubelet == Ensured::Running || now["lastHeartbeatTime"] != before["lastHeartbeatTime"];
+        Ok((fresh && now["status"] == "True").then_some(()))
     })
+}
+
+/// The node's condition `Ready`; null as long as there is no node.
+pub(crate) fn ready_condition(cluster: &Cluster, kubectl: &Kubectl) -> Result<Value> {
+    let nodes = kubectl.get(&["nodes"])?;
+    let all = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let node = all
+        .iter()
+        .find(|n| n["metadata"]["name"] == cluster.node().name.as_str());
+    let conditions = node
+        .and_then(|n| n["status"]["conditions"].as_array())
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    Ok(conditions
+        .iter()
+        .find(|c| c["type"] == "Ready")
+        .cloned()
+        .unwrap_or_default())
 }
 
 /// Kills every container; containerd must run.

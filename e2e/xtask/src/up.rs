@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::cluster::{self, Cluster, write_if_changed};
 use crate::kubectl::Kubectl;
 use crate::pki::Pki;
+use crate::run::{Run, wait_for};
 use crate::s3::Keys;
 use crate::tools::Tool;
 use crate::ui::{self, Steps};
@@ -26,7 +27,7 @@ impl MachineLock {
         let file = File::create(path).with_context(|| path.display().to_string())?;
         if file.try_lock().is_err() {
             ui::note("another `cargo xtask` is at work on this machine; waiting for it");
-            crate::run::wait_for("the other xtask", Duration::from_secs(3600), || {
+            wait_for("the other xtask", Duration::from_secs(3600), || {
                 Ok(file.try_lock().ok())
             })?;
         }
@@ -99,9 +100,10 @@ pub(crate) fn up(steps: &mut Steps) -> Result<Target> {
     steps.run("controllers", || control_plane::controllers(&cluster, &pki))?;
     steps.run("storage driver", || csi::start_driver(&cluster))?;
     steps.run("node", || {
-        node::kubelet(&cluster, &pki)?;
+        let before = node::ready_condition(&cluster, &kubectl)?;
+        let kubelet = node::kubelet(&cluster, &pki)?;
         node::proxy(&cluster, &pki)?;
-        node::ready(&cluster, &kubectl)
+        node::ready(&cluster, &kubectl, kubelet, &before)
     })?;
     let keys = steps.run("S3", || s3::ensure(&cluster, &pki))?;
     steps.run("snapshots and storage classes", || {
@@ -178,7 +180,15 @@ fn resolver(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
         .replace("${S3_HOST}", s3::HOST)
         .replace("${IMAGE}", images::COREDNS);
     kubectl.apply(&yaml)?;
-    kubectl.rolled_out("kube-system", "deployment/coredns", Duration::from_secs(120))
+    kubectl.rolled_out("kube-system", "deployment/coredns", Duration::from_secs(120))?;
+    // Asked through the service, as pods ask: what the API server remembers of the pod may be from before a stop.
+    let name = "kubernetes.default.svc.cluster.local";
+    wait_for("an answer of the resolver", Duration::from_secs(60), || {
+        let answers = Run::new("busybox")
+            .args(["nslookup", name, &cluster.dns_ip().to_string()])
+            .status()?;
+        Ok(answers.then_some(()))
+    })
 }
 
 /// Path of the file that tells tests where everything is.
