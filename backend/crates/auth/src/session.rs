@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_db::{Database, NewSession, SessionRecord, TokenHash, UserInfo};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 /// No session lives longer, whatever its credential says.
 pub const MAX_AGE: SignedDuration = SignedDuration::from_hours(12);
@@ -84,6 +85,11 @@ impl Sessions {
             self.database.touch_session(session.id, now).await?;
         }
         Ok(found)
+    }
+
+    /// Whether a session lives. Asking is no use of it.
+    pub async fn lives(&self, id: Uuid, now: Timestamp) -> Result<bool, Error> {
+        Ok(self.database.session_lives(id, now, IDLE).await?)
     }
 
     /// Ends a session now.

@@ -90,6 +90,16 @@ impl Database {
         found.map(record).transpose()
     }
 
+    /// Whether the session with this id is neither past its end nor idle for longer than `idle` at `now`.
+    pub async fn session_lives(&self, id: Uuid, now: Timestamp, idle: SignedDuration) -> Result<bool> {
+        let found = session::Entity::find_by_id(id)
+            .filter(session::Column::ExpiresAt.gt(now.as_millisecond()))
+            .filter(session::Column::UsedAt.gt((now - idle).as_millisecond()))
+            .one(self.connection())
+            .await?;
+        Ok(found.is_some())
+    }
+
     /// Notes that the session was used.
     pub async fn touch_session(&self, id: Uuid, now: Timestamp) -> Result<()> {
         session::Entity::update_many()
