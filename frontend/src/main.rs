@@ -1,0 +1,5 @@
+//! Entry of the console in the browser.
+
+fn main() {
+    holdfast_console::run();
+}

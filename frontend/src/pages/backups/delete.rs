@@ -1,0 +1,135 @@
+//! The dialog that deletes a resource and says what that means, and what is shown of one that is gone.
+
+use leptos::prelude::*;
+use leptos::task::spawn_local;
+use leptos_router::components::A;
+
+use crate::api::{Api, ApiError, Collection};
+use crate::components::dialog::{Dialog, FormFoot};
+use crate::components::feedback::{Empty, Notice};
+use crate::components::field::TextField;
+use crate::components::icon::Icon;
+use crate::state::toast::Toasts;
+use crate::words::Tone;
+
+/// Deletes a resource after saying what goes and what stays.
+#[component]
+pub(crate) fn DeleteDialog(
+    open: RwSignal<bool>,
+    collection: Collection,
+    #[prop(into)] key: Signal<(String, String)>,
+    /// The kind in words, as in "plan".
+    what: &'static str,
+    /// What goes and what stays.
+    #[prop(into)]
+    text: Signal<String>,
+    /// Whether data goes for ever; the name must then be typed.
+    #[prop(into, optional)]
+    destroys: Signal<bool>,
+    /// Called once it is deleted.
+    done: impl Fn() + Clone + Send + Sync + 'static,
+) -> impl IntoView {
+    let title = Signal::derive(move || format!("Delete {what} {}", key.get().1));
+    view! {
+        <Dialog open=open title=title>
+            <Form
+                open=open
+                collection=collection
+                key=key
+                what=what
+                text=text
+                destroys=destroys
+                done=done.clone()
+            />
+        </Dialog>
+    }
+}
+
+#[component]
+fn Form(
+    open: RwSignal<bool>,
+    collection: Collection,
+    key: Signal<(String, String)>,
+    what: &'static str,
+    text: Signal<String>,
+    destroys: Signal<bool>,
+    done: impl Fn() + Clone + 'static,
+) -> impl IntoView {
+    let api = expect_context::<Api>();
+    let toasts = expect_context::<Toasts>();
+    let typed = RwSignal::new(String::new());
+    let busy = RwSignal::new(false);
+    let error = RwSignal::new(None::<ApiError>);
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        busy.set(true);
+        error.set(None);
+        let (namespace, name) = key.get_untracked();
+        let done = done.clone();
+        spawn_local(async move {
+            match api.delete(collection, &namespace, &name).await {
+                Ok(()) => {
+                    toasts.good(format!("The {what} {name} is being deleted."), None);
+                    open.set(false);
+                    done();
+                }
+                Err(failed) => {
+                    error.set(Some(failed));
+                    busy.set(false);
+                }
+            }
+        });
+    };
+    let label = Signal::derive(move || {
+        if destroys.get() {
+            "Delete with its data"
+        } else {
+            "Delete"
+        }
+        .to_owned()
+    });
+    view! {
+        <form on:submit=submit>
+            <div class="dialog-body">
+                {move || {
+                    if destroys.get() {
+                        view! {
+                            <Notice tone=Tone::Bad title="Data goes for ever" text=text.get() />
+                            <TextField
+                                id="confirm-name"
+                                label=format!("Type {} to confirm", key.get().1)
+                                value=typed
+                            />
+                        }
+                            .into_any()
+                    } else {
+                        view! { <p>{text}</p> }.into_any()
+                    }
+                }}
+            </div>
+            <FormFoot
+                open=open
+                submit=label
+                busy=busy
+                failed="Not deleted"
+                error=error
+                danger=true
+                disabled=Signal::derive(move || destroys.get() && typed.get().trim() != key.get().1)
+            />
+        </form>
+    }
+}
+
+/// What is shown of a resource that does not exist.
+#[component]
+pub(crate) fn Gone(what: &'static str, list: &'static str) -> impl IntoView {
+    view! {
+        <Empty
+            icon=Icon::Search
+            title=format!("There is no such {what}")
+            text="It was deleted, the name is misspelt, or you may not see it."
+        >
+            <A href=list attr:class="button primary">"Back to the list"</A>
+        </Empty>
+    }
+}

@@ -1,0 +1,127 @@
+//! The dialog that starts a backup.
+
+use holdfast_shared::{BackupType, CreateBackup, DeletionPolicy};
+use leptos::prelude::*;
+use leptos::task::spawn_local;
+use leptos_router::hooks::use_navigate;
+
+use crate::api::{Api, ApiError};
+use crate::components::dialog::{Dialog, FormFoot};
+use crate::components::field::{Choice, SelectField};
+use crate::routes;
+use crate::state::toast::Toasts;
+
+/// "Back up now" for one namespace; with several plans, one is chosen.
+#[component]
+pub(crate) fn StartBackup(open: RwSignal<bool>, namespace: String, plans: Vec<String>) -> impl IntoView {
+    let title = format!("Back up {namespace}");
+    view! {
+        <Dialog open=open title=title>
+            <Form open=open namespace=namespace.clone() plans=plans.clone() />
+        </Dialog>
+    }
+}
+
+#[component]
+fn Form(open: RwSignal<bool>, namespace: String, plans: Vec<String>) -> impl IntoView {
+    let api = expect_context::<Api>();
+    let toasts = expect_context::<Toasts>();
+    let navigate = use_navigate();
+    let plan = RwSignal::new(plans.first().cloned().unwrap_or_default());
+    let kind = RwSignal::new("Incremental".to_owned());
+    let deletion = RwSignal::new("Retain".to_owned());
+    let busy = RwSignal::new(false);
+    let error = RwSignal::new(None::<ApiError>);
+    let several = plans.len() > 1;
+    let options = Signal::stored(
+        plans
+            .into_iter()
+            .map(|plan| (plan.clone(), plan))
+            .collect::<Vec<_>>(),
+    );
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        busy.set(true);
+        error.set(None);
+        let body = CreateBackup {
+            namespace: namespace.clone(),
+            name: None,
+            backup_plan: plan.get_untracked(),
+            kind: match kind.get_untracked().as_str() {
+                "Full" => BackupType::Full,
+                _ => BackupType::Incremental,
+            },
+            deletion_policy: match deletion.get_untracked().as_str() {
+                "Delete" => DeletionPolicy::Delete,
+                _ => DeletionPolicy::Retain,
+            },
+        };
+        let navigate = navigate.clone();
+        spawn_local(async move {
+            match api.create_backup(&body).await {
+                Ok(backup) => {
+                    let name = backup.metadata.name;
+                    toasts.good(format!("Backup {name} started."), None);
+                    open.set(false);
+                    navigate(
+                        &routes::backup(&backup.metadata.namespace, &name),
+                        Default::default(),
+                    );
+                }
+                Err(failed) => {
+                    error.set(Some(failed));
+                    busy.set(false);
+                }
+            }
+        });
+    };
+    view! {
+        <form on:submit=submit>
+            <div class="dialog-body">
+                {several.then(|| view! { <SelectField id="plan" label="Plan" value=plan options=options /> })}
+                <fieldset class="plain">
+                    <legend>"Type"</legend>
+                    <Choice
+                        name="type"
+                        value="Incremental"
+                        group=kind
+                        label="Incremental"
+                        text="Stores what has changed since the last backup. The first one of a volume is always full."
+                    />
+                    <Choice
+                        name="type"
+                        value="Full"
+                        group=kind
+                        label="Full"
+                        text="Stores every volume anew and depends on no older backup."
+                    />
+                </fieldset>
+                <fieldset class="plain">
+                    <legend>"When the backup is deleted"</legend>
+                    <Choice
+                        name="deletion"
+                        value="Retain"
+                        group=deletion
+                        label="Keep the data"
+                        text="The point stays on the target and can be restored by its location."
+                    />
+                    <Choice
+                        name="deletion"
+                        value="Delete"
+                        group=deletion
+                        label="Delete the data"
+                        text="The point leaves the target when somebody deletes the backup, but never because its namespace goes."
+                    />
+                </fieldset>
+            </div>
+            <FormFoot
+                open=open
+                submit="Start backup"
+                busy=busy
+                failed="The backup was not started"
+                error=error
+                disabled=Signal::derive(move || plan.get().is_empty())
+            />
+        </form>
+    }
+}

@@ -1,0 +1,5 @@
+//! Backup plans: what is protected and where it goes.
+
+pub(crate) mod create;
+pub(crate) mod detail;
+pub(crate) mod list;

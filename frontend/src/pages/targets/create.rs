@@ -1,0 +1,308 @@
+//! The form for a new target.
+
+use holdfast_shared::{
+    CreateTarget, ObjectRef, ObjectStoreCredentials, SslCertConfig, TargetCredentials, TargetSpec,
+    TargetType, VENDORS,
+};
+use leptos::prelude::*;
+use leptos::task::spawn_local;
+use leptos_router::components::A;
+use leptos_router::hooks::use_navigate;
+
+use crate::api::{Api, ApiError};
+use crate::components::feedback::{Notice, Trouble};
+use crate::components::field::{CheckField, Choice, SelectField, TextField};
+use crate::components::icon::{Glyph, Icon};
+use crate::components::page::PageHead;
+use crate::routes;
+use crate::state::session::SessionStore;
+use crate::state::toast::Toasts;
+use crate::words::Tone;
+
+/// What is typed.
+#[derive(Clone, Copy)]
+struct Form {
+    name: RwSignal<String>,
+    namespace: RwSignal<String>,
+    vendor: RwSignal<String>,
+    bucket: RwSignal<String>,
+    url: RwSignal<String>,
+    region: RwSignal<String>,
+    /// `new` or `existing`.
+    secret_from: RwSignal<String>,
+    secret: RwSignal<String>,
+    access_key: RwSignal<String>,
+    secret_key: RwSignal<String>,
+    cert_config_map: RwSignal<String>,
+    skip_cert_verification: RwSignal<bool>,
+    allowed_namespaces: RwSignal<String>,
+}
+
+impl Form {
+    fn new(namespace: String) -> Self {
+        let text = || RwSignal::new(String::new());
+        Self {
+            name: text(),
+            namespace: RwSignal::new(namespace),
+            vendor: RwSignal::new("Other".to_owned()),
+            bucket: text(),
+            url: text(),
+            region: text(),
+            secret_from: RwSignal::new("new".to_owned()),
+            secret: text(),
+            access_key: text(),
+            secret_key: text(),
+            cert_config_map: text(),
+            skip_cert_verification: RwSignal::new(false),
+            allowed_namespaces: RwSignal::new("*".to_owned()),
+        }
+    }
+
+    fn body(self) -> CreateTarget {
+        let text = |signal: RwSignal<String>| signal.get_untracked().trim().to_owned();
+        let some = |signal: RwSignal<String>| Some(text(signal)).filter(|text| !text.is_empty());
+        let fresh = self.secret_from.get_untracked() == "new";
+        let secret = if fresh {
+            format!("{}-credentials", text(self.name))
+        } else {
+            text(self.secret)
+        };
+        CreateTarget {
+            name: text(self.name),
+            namespace: text(self.namespace),
+            spec: TargetSpec {
+                target_type: TargetType::ObjectStore,
+                vendor: text(self.vendor),
+                object_store_credentials: ObjectStoreCredentials {
+                    bucket_name: text(self.bucket),
+                    region: some(self.region),
+                    url: some(self.url),
+                    credential_secret: ObjectRef::local(secret),
+                    skip_cert_verification: self.skip_cert_verification.get_untracked(),
+                    ssl_cert_config: some(self.cert_config_map).map(|name| SslCertConfig {
+                        cert_config_map: ObjectRef::local(name),
+                        cert_key: None,
+                    }),
+                },
+                allowed_namespaces: words(&text(self.allowed_namespaces)),
+                max_concurrent_transfers: None,
+            },
+            credentials: fresh.then(|| TargetCredentials {
+                access_key: text(self.access_key),
+                secret_key: text(self.secret_key),
+            }),
+        }
+    }
+}
+
+/// Words separated by commas or blanks.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    text.split([',', ' ', '\n', '\t'])
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The page.
+#[component]
+pub(crate) fn NewTarget() -> impl IntoView {
+    let api = expect_context::<Api>();
+    let toasts = expect_context::<Toasts>();
+    let install = expect_context::<SessionStore>().install_namespace();
+    let form = Form::new(install);
+    let busy = RwSignal::new(false);
+    let error = RwSignal::new(None::<ApiError>);
+    let navigate = use_navigate();
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        busy.set(true);
+        error.set(None);
+        let navigate = navigate.clone();
+        spawn_local(async move {
+            match api.create_target(&form.body()).await {
+                Ok(target) => {
+                    let name = target.metadata.name;
+                    toasts.good(format!("Target {name} created. It is being probed."), None);
+                    navigate(
+                        &routes::target(&target.metadata.namespace, &name),
+                        Default::default(),
+                    );
+                }
+                Err(failed) => {
+                    error.set(Some(failed));
+                    busy.set(false);
+                }
+            }
+        });
+    };
+    view! {
+        <PageHead title="New target" parent=(routes::TARGETS, "Targets") />
+        <form class="form" on:submit=submit>
+            <Place form=form error=error />
+            <Credentials form=form error=error />
+            <Sharing form=form error=error />
+            {move || error.get().map(|error| view! { <Trouble title="The target was not created" error=error /> })}
+            <footer class="form-foot">
+                <A href=routes::TARGETS attr:class="button">"Cancel"</A>
+                <button type="submit" class="button primary" disabled=busy>
+                    {move || busy.get().then(|| view! { <Glyph icon=Icon::Spinner /> })}
+                    "Create target"
+                </button>
+            </footer>
+        </form>
+    }
+}
+
+fn at(error: RwSignal<Option<ApiError>>, field: &'static str) -> Signal<Option<String>> {
+    Signal::derive(move || error.with(|error| error.as_ref().and_then(|error| error.field(field))))
+}
+
+#[component]
+fn Place(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
+    let vendors = Signal::stored(
+        VENDORS
+            .iter()
+            .map(|vendor| ((*vendor).to_owned(), (*vendor).to_owned()))
+            .collect::<Vec<_>>(),
+    );
+    view! {
+        <fieldset>
+            <legend>"Place"</legend>
+            <div class="columns">
+                <TextField id="name" label="Name" value=form.name error=at(error, "name") />
+                <TextField
+                    id="namespace"
+                    label="Namespace"
+                    value=form.namespace
+                    error=at(error, "namespace")
+                    hint="Where the target and its Secret live."
+                />
+                <SelectField
+                    id="vendor"
+                    label="Vendor"
+                    value=form.vendor
+                    options=vendors
+                    hint="For people; it changes nothing."
+                />
+                <TextField
+                    id="bucket"
+                    label="Bucket"
+                    value=form.bucket
+                    error=at(error, "spec.objectStoreCredentials.bucketName")
+                    hint="It must exist."
+                />
+                <TextField
+                    id="url"
+                    label="Endpoint"
+                    value=form.url
+                    optional=true
+                    placeholder="https://s3.example.com"
+                    error=at(error, "spec.objectStoreCredentials.url")
+                    hint="The vendor's default for the region when left empty."
+                />
+                <TextField
+                    id="region"
+                    label="Region"
+                    value=form.region
+                    optional=true
+                    placeholder="us-east-1"
+                    error=at(error, "spec.objectStoreCredentials.region")
+                />
+            </div>
+        </fieldset>
+    }
+}
+
+#[component]
+fn Credentials(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
+    let fresh = move || form.secret_from.get() == "new";
+    let name = Signal::derive(move || {
+        let name = form.name.get();
+        let name = if name.trim().is_empty() {
+            "NAME"
+        } else {
+            name.trim()
+        };
+        format!("Creates the Secret {name}-credentials with the key pair below.")
+    });
+    view! {
+        <fieldset>
+            <legend>"Credentials"</legend>
+            <Choice name="secret-from" value="new" group=form.secret_from label="New Secret" text=name />
+            <Choice
+                name="secret-from"
+                value="existing"
+                group=form.secret_from
+                label="Existing Secret"
+                text="A Secret of the target's namespace with the keys accessKey and secretKey."
+            />
+            <div class="columns">
+                <Show
+                    when=fresh
+                    fallback=move || {
+                        view! {
+                            <TextField
+                                id="secret"
+                                label="Secret"
+                                value=form.secret
+                                error=at(error, "spec.objectStoreCredentials.credentialSecret.name")
+                            />
+                        }
+                    }
+                >
+                    <TextField id="access-key" label="Access key" value=form.access_key secret=true />
+                    <TextField id="secret-key" label="Secret key" value=form.secret_key secret=true />
+                </Show>
+            </div>
+        </fieldset>
+    }
+}
+
+#[component]
+fn Sharing(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
+    view! {
+        <fieldset>
+            <legend>"Trust and sharing"</legend>
+            <div class="columns">
+                <TextField
+                    id="allowed-namespaces"
+                    label="Allowed namespaces"
+                    value=form.allowed_namespaces
+                    optional=true
+                    error=at(error, "spec.allowedNamespaces")
+                    hint="Whose plans may use this target beside its own namespace; * stands for all."
+                />
+                <TextField
+                    id="cert-config-map"
+                    label="Certificate authority"
+                    value=form.cert_config_map
+                    optional=true
+                    error=at(error, "spec.objectStoreCredentials.sslCertConfig")
+                    hint="ConfigMap whose key ca.crt is trusted beside the built-in authorities."
+                />
+            </div>
+            <CheckField
+                id="skip-cert-verification"
+                value=form.skip_cert_verification
+                label="Accept any certificate"
+                text="For tests only."
+            />
+            <Show when=move || form.skip_cert_verification.get()>
+                <Notice
+                    tone=Tone::Warn
+                    title="Anyone on the path can read and change what is stored"
+                    text="Name a certificate authority instead."
+                />
+            </Show>
+        </fieldset>
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn words_are_split_at_commas_and_blanks() {
+        assert_eq!(super::words(" a, b  c,"), ["a", "b", "c"]);
+        assert!(super::words(" , ").is_empty());
+    }
+}
