@@ -1,1 +1,28 @@
-//! holdfast-mover
+//! Moves one volume: a block device (or a file that stands for one) to images on a target, and back.
+//!
+//! What enters: a [`Job`] with paths, names and records, and a [`Target`](holdfast_target::Target). What this crate must
+//! not know: Kubernetes, web servers, where jobs come from and where results go.
+//!
+//! A backup reads the device once, in order, on all cores, and streams one QCOW2 image and one index for each shard of
+//! 128 GiB straight into uploads. A restore reads the images of a chain in device order and counts a cluster as restored
+//! only when its hash is the one in the index. Memory is bounded by constants ([`limits`]), never by the volume.
+//!
+//! Everything that blocks (device, compression, hashing) runs on threads of its own; only the network runs on the
+//! caller's runtime. Dropping the future of a job or cancelling its token stops it; an orderly cancel also removes what
+//! it had begun on the target.
+
+mod backup;
+mod buffer;
+mod device;
+mod error;
+mod job;
+pub mod limits;
+mod progress;
+mod remote;
+mod restore;
+
+pub use backup::backup;
+pub use error::MoverError;
+pub use job::{BackupJob, Job, JobFile, RestoreJob, RestoreSummary, Zeroing};
+pub use progress::{Progress, ProgressSnapshot, peak_memory};
+pub use restore::restore;

@@ -1,0 +1,261 @@
+//! From a device to images on the target.
+
+mod pipeline;
+mod plan;
+mod upload;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use holdfast_qcow2::{ClusterSize, MergedIndex};
+use holdfast_target::{
+    Key, Prefix, Target, Upload,
+    layout::{ImageKind, ImageRecord, ShardNumber, ShardRecord},
+};
+use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::pipeline::ShardBackup;
+use crate::{
+    BackupJob, MoverError, Progress,
+    buffer::Pool,
+    device::Device,
+    job::{check_chain, cluster_size, shard_sizes},
+    limits,
+    remote::Remote,
+};
+
+/// Longest time spent on removing what a failed or cancelled backup had begun.
+const CLEAN_UP: Duration = Duration::from_secs(30);
+
+/// Stores the device of `job` as one image and returns its record, which is what commits it.
+///
+/// With parents, only clusters whose hash differs from the chain's indexes are stored. The objects of the parents are
+/// checked against their records first. Each object is uploaded under a name with the attempt in it and never overwrites
+/// another; on failure or cancellation they and their uploads are removed again, as far as the store can be reached.
+///
+/// # Errors
+/// [`MoverError::NeedsFull`] when the device or the cluster size no longer fits the chain,
+/// [`MoverError::Damaged`] when the chain is not what was stored, and the others.
+pub async fn backup(
+    target: Arc<dyn Target>,
+    job: &BackupJob,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+) -> Result<ImageRecord, MoverError> {
+    let inner = cancel.child_token();
+    // A dropped future must stop the threads too.
+    let _stop = inner.clone().drop_guard();
+    let remote = Remote {
+        target,
+        home: job.home.clone(),
+        runtime: Handle::current(),
+        cancel: inner.clone(),
+    };
+    let ledger = Arc::new(Ledger::default());
+    let outcome = run(&remote, job, &progress, &ledger).await;
+    let outcome = match outcome {
+        // Whatever a thread tripped over after the token was cancelled is the cancellation.
+        Err(_) if cancel.is_cancelled() => Err(MoverError::Cancelled),
+        other => other,
+    };
+    if outcome.is_err() {
+        inner.cancel();
+        clean_up(&remote, job, &ledger).await;
+    }
+    outcome
+}
+
+async fn run(
+    remote: &Remote,
+    job: &BackupJob,
+    progress: &Arc<Progress>,
+    ledger: &Arc<Ledger>,
+) -> Result<ImageRecord, MoverError> {
+    let cluster_size = cluster_size(job.cluster_size)?;
+    let path = job.device.clone();
+    let device = join(spawn_blocking(move || Device::open(&path)).await)?;
+    progress.total(device.size());
+    check_parents(job, &device)?;
+    remote.check_bound(&job.parents).await?;
+    let (remote, job, progress, ledger) = (remote.clone(), job.clone(), progress.clone(), ledger.clone());
+    join(spawn_blocking(move || store(&remote, &job, &device, cluster_size, &progress, &ledger)).await)
+}
+
+/// What a thread came to; a panic of it is a defect.
+fn join<T>(joined: Result<Result<T, MoverError>, tokio::task::JoinError>) -> Result<T, MoverError> {
+    joined.unwrap_or_else(|error| Err(MoverError::Internal(format!("a thread ended early: {error}"))))
+}
+
+fn check_parents(job: &BackupJob, device: &Device) -> Result<(), MoverError> {
+    let Some(parent) = job.parents.first() else {
+        return Ok(());
+    };
+    check_chain(&job.parents)?;
+    if parent.virtual_size != device.size() {
+        let (was, is) = (parent.virtual_size, device.size());
+        return Err(MoverError::NeedsFull(format!(
+            "its volume has {was} bytes, the device has {is}"
+        )));
+    }
+    if parent.cluster_size != job.cluster_size {
+        let (was, is) = (parent.cluster_size, job.cluster_size);
+        return Err(MoverError::NeedsFull(format!(
+            "its clusters have {was} bytes, {is} are asked for"
+        )));
+    }
+    if job.parents.iter().any(|parent| parent.id == job.image) {
+        return Err(MoverError::Job(format!(
+            "image {} would be its own parent",
+            job.image
+        )));
+    }
+    Ok(())
+}
+
+/// Stores shard after shard. Blocks.
+fn store(
+    remote: &Remote,
+    job: &BackupJob,
+    device: &Device,
+    cluster_size: ClusterSize,
+    progress: &Arc<Progress>,
+    ledger: &Arc<Ledger>,
+) -> Result<ImageRecord, MoverError> {
+    let image_parts = Pool::new(limits::IMAGE_PART, limits::IMAGE_BUFFERS);
+    let index_parts = Pool::new(limits::INDEX_PART, limits::INDEX_BUFFERS);
+    let mut shards: Vec<ShardRecord> = Vec::new();
+    let mut offset = 0;
+    for (number, size) in (0..).map(ShardNumber).zip(shard_sizes(device.size())) {
+        let backing = job.parents.first().map(|parent| parent.id.file_name(number));
+        let parents = open_parents(remote, job, number)?;
+        let shard = ShardBackup {
+            remote,
+            ledger,
+            progress,
+            device,
+            image_parts: &image_parts,
+            index_parts: &index_parts,
+            image: &job.image,
+            number,
+            offset,
+            size,
+            cluster_size,
+            backing,
+        };
+        shards.push(shard.store(parents.as_ref())?);
+        offset += size;
+    }
+    let stored = shards
+        .iter()
+        .map(|shard| shard.image.size + shard.index.size)
+        .sum();
+    Ok(ImageRecord {
+        id: job.image.clone(),
+        parent: job.parents.first().map(|parent| parent.id.clone()),
+        kind: if job.parents.is_empty() {
+            ImageKind::Full
+        } else {
+            ImageKind::Incremental
+        },
+        virtual_size: device.size(),
+        cluster_size: job.cluster_size,
+        shards,
+        stored,
+    })
+}
+
+/// Indexes of one shard of a chain with their keys, newest first.
+pub(crate) struct Parents {
+    pub(crate) keys: Vec<Key>,
+    pub(crate) index: MergedIndex<crate::remote::RemoteFile>,
+}
+
+fn open_parents(
+    remote: &Remote,
+    job: &BackupJob,
+    number: ShardNumber,
+) -> Result<Option<Parents>, MoverError> {
+    if job.parents.is_empty() {
+        return Ok(None);
+    }
+    open_indexes(remote, &job.parents, number).map(Some)
+}
+
+/// Opens the indexes of one shard of a chain, each bound by its record.
+pub(crate) fn open_indexes(
+    remote: &Remote,
+    chain: &[ImageRecord],
+    number: ShardNumber,
+) -> Result<Parents, MoverError> {
+    let mut keys = Vec::new();
+    let mut indexes = Vec::new();
+    for image in chain {
+        let shard = &image.shards[number.0 as usize];
+        keys.push(remote.index_key(image, shard));
+        indexes.push(remote.open_index(image, shard)?);
+    }
+    let index = MergedIndex::new(indexes).map_err(|error| MoverError::chain(&keys, &error))?;
+    Ok(Parents { keys, index })
+}
+
+/// What a backup has begun on the target, so that it can be taken back.
+#[derive(Debug, Default)]
+struct Ledger(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    uploads: Vec<Upload>,
+    keys: Vec<Key>,
+}
+
+impl Ledger {
+    fn with<T>(&self, change: impl FnOnce(&mut Entries) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn begun(&self, upload: &Upload) {
+        self.with(|entries| entries.uploads.push(upload.clone()));
+    }
+
+    /// The object may exist from now on.
+    fn creating(&self, key: &Key) {
+        self.with(|entries| entries.keys.push(key.clone()));
+    }
+
+    fn not_ours(&self, key: &Key) {
+        self.with(|entries| entries.keys.retain(|ours| ours != key));
+    }
+}
+
+/// Takes back what was begun. What cannot be reached now is left to the sweeper, which tells it by the attempt in its
+/// name.
+async fn clean_up(remote: &Remote, job: &BackupJob, ledger: &Ledger) {
+    let (mut uploads, keys) = ledger.with(|entries| (entries.uploads.clone(), entries.keys.clone()));
+    let target = &remote.target;
+    let work = async {
+        // An upload that was begun while its answer was lost is in no ledger.
+        if let Ok(prefix) = format!("{}{}-s", job.home.prefix(), job.image).parse::<Prefix>() {
+            uploads.extend(
+                target
+                    .list_uploads(&prefix)
+                    .await?
+                    .into_iter()
+                    .map(|open| open.upload),
+            );
+        }
+        for upload in &uploads {
+            target.abort_upload(upload).await?;
+        }
+        target.delete(&keys).await
+    };
+    match timeout(CLEAN_UP, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(image = %job.image, %error, "backup: leftovers stay on the target"),
+        Err(_) => {
+            tracing::warn!(image = %job.image, "backup: leftovers stay on the target, it does not answer")
+        }
+    }
+}

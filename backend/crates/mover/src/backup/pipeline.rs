@@ -1,0 +1,342 @@
+//! One shard: read, hash, compress on all threads; write image and index in order on one.
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+};
+
+use holdfast_qcow2::{
+    ClusterIndex, ClusterSize, ClusterState, Compressor, EffectiveSpan, Geometry, ImageName, ImageSpec,
+    ImageWriter, IndexSpec, IndexWriter, Payload, SpanIndex, cluster_hash, codec::DEFAULT_LEVEL, is_zero,
+};
+use holdfast_target::layout::{Digest, ImageId, ObjectRecord, ShardNumber, ShardRecord};
+
+use super::{
+    Ledger, Parents,
+    plan::{Piece, Planner},
+    upload::ObjectUpload,
+};
+use crate::{
+    MoverError, Progress,
+    buffer::{AlignedBuffer, Pool},
+    device::Device,
+    limits,
+    remote::Remote,
+};
+
+/// Everything that one shard's backup is made of.
+pub(super) struct ShardBackup<'a> {
+    pub(super) remote: &'a Remote,
+    pub(super) ledger: &'a Arc<Ledger>,
+    pub(super) progress: &'a Arc<Progress>,
+    pub(super) device: &'a Device,
+    pub(super) image_parts: &'a Arc<Pool>,
+    pub(super) index_parts: &'a Arc<Pool>,
+    pub(super) image: &'a ImageId,
+    pub(super) number: ShardNumber,
+    /// Where the shard begins on the device.
+    pub(super) offset: u64,
+    /// Bytes of the shard.
+    pub(super) size: u64,
+    pub(super) cluster_size: ClusterSize,
+    /// File name of the image below.
+    pub(super) backing: Option<String>,
+}
+
+/// What became of one piece. Made once and used again and again: there are so many as pieces may be under way.
+#[derive(Default)]
+struct Output {
+    sequence: u64,
+    /// Bytes of the volume that the piece covers.
+    covered: u64,
+    clusters: Vec<(ClusterIndex, Found)>,
+    frames: Vec<u8>,
+}
+
+/// A cluster that belongs into the image.
+enum Found {
+    /// Its hash, and its frame inside [`Output::frames`].
+    Data(holdfast_qcow2::Digest, Range<usize>),
+    /// It was read and is empty now.
+    Zero,
+    /// The device has a hole there now.
+    Trimmed,
+}
+
+type Outputs = Mutex<mpsc::Receiver<Output>>;
+type Results = mpsc::Sender<Result<Output, MoverError>>;
+
+impl ShardBackup<'_> {
+    /// Stores the shard. Blocks.
+    pub(super) fn store(&self, parents: Option<&Parents>) -> Result<ShardRecord, MoverError> {
+        let geometry = Geometry::new(self.size, self.cluster_size)
+            .map_err(|error| MoverError::Job(format!("the volume cannot be an image: {error}")))?;
+        let mut files = Files::new(self, geometry)?;
+        thread::scope(|scope| {
+            let (spans, receiver) = mpsc::sync_channel(1);
+            if let Some(parents) = parents {
+                scope.spawn(move || load_spans(parents, &geometry, &spans));
+            }
+            let planner = Planner::new(self.device, geometry, self.offset, parents.map(|_| receiver));
+            let planner = Mutex::new(planner);
+            let workers = limits::workers();
+            let (free, taken) = mpsc::channel();
+            for _ in 0..workers + limits::CHUNKS_AHEAD {
+                // The receiver is alive: it is the next line's.
+                let _ = free.send(Output::default());
+            }
+            let taken: Outputs = Mutex::new(taken);
+            let (results, done) = mpsc::channel();
+            thread::scope(|scope| {
+                for _ in 0..workers {
+                    let (planner, taken, results) = (&planner, &taken, results.clone());
+                    scope.spawn(move || self.work(&geometry, planner, taken, &results));
+                }
+                drop(results);
+                self.write(&mut files, &done, free)
+            })
+        })?;
+        files.finish(self)
+    }
+
+    /// A worker: takes piece after piece until there is none, or nobody wants its results.
+    fn work(&self, geometry: &Geometry, planner: &Mutex<Planner<'_>>, outputs: &Outputs, results: &Results) {
+        let mut compressor = match Compressor::new(self.cluster_size, DEFAULT_LEVEL) {
+            Ok(compressor) => compressor,
+            Err(error) => {
+                // Nobody to tell when the writer has failed already.
+                let _ = results.send(Err(error.into()));
+                return;
+            }
+        };
+        let mut raw = AlignedBuffer::new(limits::CHUNK);
+        let mut frame = Vec::new();
+        while !self.remote.cancel.is_cancelled() {
+            // The output comes first: who holds the oldest piece then never waits for one.
+            let Ok(mut output) = outputs.lock().unwrap_or_else(PoisonError::into_inner).recv() else {
+                return;
+            };
+            let skip = |clusters| self.progress.done(clusters * self.cluster_size.bytes());
+            let next = planner.lock().unwrap_or_else(PoisonError::into_inner).next(skip);
+            let outcome = match next {
+                Ok(None) => return,
+                Ok(Some(piece)) => self
+                    .fill(
+                        geometry,
+                        &piece,
+                        &mut raw,
+                        &mut compressor,
+                        &mut frame,
+                        &mut output,
+                    )
+                    .map(|()| output),
+                Err(error) => Err(error),
+            };
+            let failed = outcome.is_err();
+            if results.send(outcome).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    /// Turns a piece into what the image must hold of it.
+    fn fill(
+        &self,
+        geometry: &Geometry,
+        piece: &Piece,
+        raw: &mut AlignedBuffer,
+        compressor: &mut Compressor,
+        frame: &mut Vec<u8>,
+        output: &mut Output,
+    ) -> Result<(), MoverError> {
+        let start = geometry.offset_of(ClusterIndex(piece.clusters.start));
+        let end = geometry
+            .offset_of(ClusterIndex(piece.clusters.end))
+            .min(geometry.virtual_size());
+        output.sequence = piece.sequence;
+        output.covered = end - start;
+        output.clusters.clear();
+        output.frames.clear();
+        let before = |cluster| piece.states.as_ref().and_then(|states| states.get(cluster));
+        let had_data = |cluster| matches!(before(cluster), Some(ClusterState::Data(_)));
+        let clusters = piece.clusters.clone().map(ClusterIndex);
+        if piece.hole {
+            output.clusters.extend(
+                clusters
+                    .filter(|c| had_data(*c))
+                    .map(|cluster| (cluster, Found::Trimmed)),
+            );
+            return Ok(());
+        }
+        let bytes = usize::try_from(end - start).expect("a piece fits its buffer");
+        self.device.read(self.offset + start, bytes, raw)?;
+        self.progress.device(end - start);
+        // The last cluster may reach beyond the device, where images hold zeroes.
+        let whole = bytes.next_multiple_of(self.cluster_size.as_usize());
+        raw[bytes..whole].fill(0);
+        for (cluster, content) in clusters.zip(raw[..whole].chunks_exact(self.cluster_size.as_usize())) {
+            if is_zero(content) {
+                if had_data(cluster) {
+                    output.clusters.push((cluster, Found::Zero));
+                }
+                continue;
+            }
+            let hash = cluster_hash(content);
+            if before(cluster) == Some(ClusterState::Data(hash)) {
+                continue;
+            }
+            compressor.compress(content, frame)?;
+            let at = output.frames.len();
+            output.frames.extend_from_slice(frame);
+            output
+                .clusters
+                .push((cluster, Found::Data(hash, at..output.frames.len())));
+        }
+        Ok(())
+    }
+
+    /// Writes outputs in the order of their pieces. Ends early on the first failure; workers then find nobody listening.
+    fn write(
+        &self,
+        files: &mut Files,
+        done: &mpsc::Receiver<Result<Output, MoverError>>,
+        free: mpsc::Sender<Output>,
+    ) -> Result<(), MoverError> {
+        let mut early: BTreeMap<u64, Output> = BTreeMap::new();
+        let mut next = 0;
+        for result in done {
+            let output = result?;
+            early.insert(output.sequence, output);
+            while let Some(output) = early.remove(&next) {
+                files.push(&output)?;
+                self.progress.done(output.covered);
+                next += 1;
+                // Workers that have ended want no more.
+                let _ = free.send(output);
+            }
+            if self.remote.cancel.is_cancelled() {
+                return Err(MoverError::Cancelled);
+            }
+        }
+        // The channel also ends when workers stopped because of the token.
+        if self.remote.cancel.is_cancelled() || !early.is_empty() {
+            return Err(MoverError::Cancelled);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the parents' spans ahead of the planner, one at a time.
+fn load_spans(
+    parents: &Parents,
+    geometry: &Geometry,
+    spans: &mpsc::SyncSender<Result<Arc<EffectiveSpan>, MoverError>>,
+) {
+    for span in (0..geometry.spans()).map(SpanIndex) {
+        let mut states = EffectiveSpan::new();
+        let read = parents.index.read_span(span, &mut states);
+        let read = read.map_err(|error| MoverError::index_member(&parents.keys, error));
+        let failed = read.is_err();
+        if spans.send(read.map(|()| Arc::new(states))).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Image and index of the shard being written.
+struct Files {
+    image: ImageWriter,
+    image_upload: ObjectUpload,
+    index: IndexWriter,
+    index_upload: ObjectUpload,
+}
+
+impl Files {
+    fn new(shard: &ShardBackup<'_>, geometry: Geometry) -> Result<Self, MoverError> {
+        let backing = shard
+            .backing
+            .as_ref()
+            .map(|name| name.parse::<ImageName>())
+            .transpose()?;
+        let overlay = backing.is_some();
+        let spec = ImageSpec {
+            virtual_size: shard.size,
+            cluster_size: shard.cluster_size,
+            backing,
+            min_head: 0,
+        };
+        let image = ImageWriter::new(spec)?;
+        let home = &shard.remote.home;
+        let upload =
+            |key, pool, head| ObjectUpload::new(shard.remote, shard.ledger, shard.progress, key, pool, head);
+        let image_key = home.image_key(shard.image, shard.number);
+        let image_upload = upload(image_key, shard.image_parts, image.head_size())?;
+        let mut index_upload = upload(home.index_key(shard.image, shard.number), shard.index_parts, 0)?;
+        let name = shard.image.file_name(shard.number).parse::<ImageName>()?;
+        let index = IndexWriter::new(
+            &IndexSpec {
+                image: name,
+                geometry,
+                overlay,
+            },
+            &mut index_upload,
+        );
+        Ok(Self {
+            image,
+            image_upload,
+            index,
+            index_upload,
+        })
+    }
+
+    fn push(&mut self, output: &Output) -> Result<(), MoverError> {
+        for (cluster, found) in &output.clusters {
+            let (payload, state) = match found {
+                Found::Data(hash, at) => (
+                    Payload::Frame(&output.frames[at.clone()]),
+                    ClusterState::Data(*hash),
+                ),
+                Found::Zero => (Payload::Zero, ClusterState::Zero),
+                Found::Trimmed => (Payload::Zero, ClusterState::Trimmed),
+            };
+            self.image.push(*cluster, payload, &mut self.image_upload)?;
+            self.image_upload.drain()?;
+            self.index.push(*cluster, &state, &mut self.index_upload)?;
+            self.index_upload.drain()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, shard: &ShardBackup<'_>) -> Result<ShardRecord, MoverError> {
+        let index = self.index.finish(&mut self.index_upload);
+        let index_object = self.index_upload.finish(&[])?;
+        let image = self.image.finish(&mut self.image_upload);
+        let image_object = self.image_upload.finish(&image.head)?;
+        let sizes = [
+            (index.size, index_object.size),
+            (image.summary.file_size, image_object.size),
+        ];
+        if sizes.iter().any(|(written, stored)| written != stored) {
+            return Err(MoverError::Internal(format!(
+                "written and stored sizes differ: {sizes:?}"
+            )));
+        }
+        Ok(ShardRecord {
+            shard: shard.number,
+            virtual_size: shard.size,
+            image: ObjectRecord {
+                key: shard.image.file_name(shard.number),
+                size: image_object.size,
+                etag: image_object.etag,
+            },
+            tables: Digest(image.summary.tables.0),
+            index: ObjectRecord {
+                key: shard.image.index_name(shard.number),
+                size: index_object.size,
+                etag: index_object.etag,
+            },
+            index_digest: Digest(index.digest.0),
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! A stream of bytes to an object, part by part, with the first part last.
+use std::{collections::VecDeque, sync::Arc};
+
+use holdfast_qcow2::BodySink;
+use holdfast_target::{ErrorKind, Key, ObjectMeta, Part, PartNumber, TargetError, Upload};
+use tokio::task::JoinSet;
+
+use super::Ledger;
+use crate::{
+    MoverError, Progress,
+    buffer::{PartBuffer, Pool},
+    remote::Remote,
+};
+
+/// Takes appended bytes and cuts them into parts of equal size (some stores insist on that). Never waits and never
+/// fails: what does not fit the current buffer is spilled until [`ObjectUpload::drain`].
+#[derive(Debug)]
+struct Cutter {
+    current: Option<PartBuffer>,
+    /// Bytes that fill the current buffer; the first one leaves room for the head.
+    limit: usize,
+    spill: VecDeque<u8>,
+}
+
+/// One object being uploaded. All methods block.
+#[derive(Debug)]
+pub(super) struct ObjectUpload {
+    remote: Remote,
+    ledger: Arc<Ledger>,
+    progress: Arc<Progress>,
+    key: Key,
+    pool: Arc<Pool>,
+    cutter: Cutter,
+    /// The first bytes of the body, kept for part 1 where there is a head.
+    held: Option<PartBuffer>,
+    head: usize,
+    next: PartNumber,
+    upload: Option<Upload>,
+    tasks: JoinSet<Result<Part, TargetError>>,
+    parts: Vec<Part>,
+}
+
+impl BodySink for ObjectUpload {
+    fn append(&mut self, mut bytes: &[u8]) {
+        let cutter = &mut self.cutter;
+        if let Some(current) = cutter.current.as_mut().filter(|_| cutter.spill.is_empty()) {
+            let fits = current.fill(bytes, cutter.limit);
+            bytes = &bytes[fits..];
+        }
+        cutter.spill.extend(bytes);
+    }
+}
+
+impl ObjectUpload {
+    /// Prepares an upload whose first `head` bytes will be given at the end; nothing is sent yet.
+    pub(super) fn new(
+        remote: &Remote,
+        ledger: &Arc<Ledger>,
+        progress: &Arc<Progress>,
+        key: Key,
+        pool: &Arc<Pool>,
+        head: u64,
+    ) -> Result<Self, MoverError> {
+        let head = usize::try_from(head).ok().filter(|head| *head < pool.part());
+        let head = head.ok_or_else(|| MoverError::Internal("the head is larger than a part".to_owned()))?;
+        Ok(Self {
+            remote: remote.clone(),
+            ledger: ledger.clone(),
+            progress: progress.clone(),
+            key,
+            pool: pool.clone(),
+            cutter: Cutter {
+                current: None,
+                limit: pool.part() - head,
+                spill: VecDeque::new(),
+            },
+            held: None,
+            head,
+            next: PartNumber::FIRST,
+            upload: None,
+            tasks: JoinSet::new(),
+            parts: Vec::new(),
+        })
+    }
+
+    /// Sends what is complete and makes room for more; waits while all buffers are on the wire.
+    pub(super) fn drain(&mut self) -> Result<(), MoverError> {
+        loop {
+            let full = self
+                .cutter
+                .current
+                .as_ref()
+                .is_some_and(|current| current.len() == self.cutter.limit);
+            if full && let Some(part) = self.cutter.current.take() {
+                self.complete_part(part)?;
+            }
+            if self.cutter.spill.is_empty() {
+                return Ok(());
+            }
+            if self.cutter.current.is_none() {
+                self.cutter.current = Some(self.pool.take(&self.remote.cancel).ok_or(MoverError::Cancelled)?);
+            }
+            let Cutter {
+                current,
+                limit,
+                spill,
+            } = &mut self.cutter;
+            if let Some(current) = current {
+                let (front, _) = spill.as_slices();
+                let fits = current.fill(front, *limit);
+                spill.drain(..fits);
+            }
+        }
+    }
+
+    /// Keeps the first part if it waits for a head, sends every other.
+    fn complete_part(&mut self, part: PartBuffer) -> Result<(), MoverError> {
+        self.cutter.limit = self.pool.part();
+        if self.next == PartNumber::FIRST && self.head > 0 {
+            self.held = Some(part);
+            self.next = PartNumber(2);
+            return Ok(());
+        }
+        let number = self.next;
+        if number > PartNumber::LAST {
+            return Err(MoverError::Internal(format!(
+                "{} needs more parts than a store takes",
+                self.key
+            )));
+        }
+        self.next = PartNumber(number.0 + 1);
+        self.send(number, part)
+    }
+
+    fn send(&mut self, number: PartNumber, part: PartBuffer) -> Result<(), MoverError> {
+        while let Some(done) = self.tasks.try_join_next() {
+            self.parts.push(joined(done)?);
+        }
+        let upload = match &self.upload {
+            Some(upload) => upload.clone(),
+            None => {
+                let upload = self.remote.wait(self.remote.target.begin_upload(&self.key))?;
+                self.ledger.begun(&upload);
+                self.upload.insert(upload).clone()
+            }
+        };
+        let (target, progress) = (self.remote.target.clone(), self.progress.clone());
+        let bytes = part.into_bytes();
+        let send = async move {
+            let part = target.upload_part(&upload, number, bytes).await?;
+            progress.transferred(part.size);
+            Ok(part)
+        };
+        self.tasks.spawn_on(send, &self.remote.runtime);
+        Ok(())
+    }
+
+    /// Sends the rest and the head, and makes the object.
+    pub(super) fn finish(mut self, head: &[u8]) -> Result<ObjectMeta, MoverError> {
+        if head.len() != self.head {
+            return Err(MoverError::Internal(
+                "the head has another length than was announced".to_owned(),
+            ));
+        }
+        self.drain()?;
+        if self.next == PartNumber::FIRST {
+            return self.put_whole(head);
+        }
+        if let Some(rest) = self.cutter.current.take() {
+            self.complete_part(rest)?;
+        }
+        if let Some(mut first) = self.held.take() {
+            first.prepend(head);
+            self.send(PartNumber::FIRST, first)?;
+        }
+        let Self {
+            remote,
+            tasks,
+            parts,
+            key,
+            ledger,
+            upload,
+            ..
+        } = &mut self;
+        while let Some(done) = remote.wait(async { Ok(tasks.join_next().await) })? {
+            parts.push(joined(done)?);
+        }
+        let upload = upload
+            .as_ref()
+            .ok_or_else(|| MoverError::Internal("no upload was begun".to_owned()))?;
+        ledger.creating(key);
+        let done = remote.wait(remote.target.complete_upload(upload, parts, true));
+        self.settle(done)
+    }
+
+    /// An object smaller than a part takes one request.
+    fn put_whole(&mut self, head: &[u8]) -> Result<ObjectMeta, MoverError> {
+        let mut whole = match self.cutter.current.take() {
+            Some(current) => current,
+            None => self.pool.take(&self.remote.cancel).ok_or(MoverError::Cancelled)?,
+        };
+        whole.prepend(head);
+        self.ledger.creating(&self.key);
+        let done = self
+            .remote
+            .wait(self.remote.target.put(&self.key, whole.into_bytes()));
+        let meta = self.settle(done)?;
+        self.progress.transferred(meta.size);
+        Ok(meta)
+    }
+
+    /// An object of that name that somebody else made is not ours to remove.
+    fn settle(&self, done: Result<ObjectMeta, crate::remote::WaitError>) -> Result<ObjectMeta, MoverError> {
+        match done.map_err(MoverError::from) {
+            Err(MoverError::Target(error)) if error.kind() == ErrorKind::Exists => {
+                self.ledger.not_ours(&self.key);
+                Err(MoverError::Target(error))
+            }
+            settled => settled,
+        }
+    }
+}
+
+fn joined(done: Result<Result<Part, TargetError>, tokio::task::JoinError>) -> Result<Part, MoverError> {
+    match done {
+        Ok(part) => Ok(part?),
+        Err(error) => Err(MoverError::Internal(format!(
+            "an upload task ended early: {error}"
+        ))),
+    }
+}

@@ -1,0 +1,204 @@
+//! What a mover is told, and what it tells at the end. The operator writes a [`JobFile`] into the Secret that the
+//! mover's pod mounts.
+use std::{path::PathBuf, time::Duration};
+
+use holdfast_qcow2::ClusterSize;
+use holdfast_target::{
+    Connection,
+    layout::{ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::MoverError;
+
+/// Store one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackupJob {
+    /// Block device, or a file that stands for one; read whole, its size is the image's virtual size.
+    pub device: PathBuf,
+    /// Where the images of the volume lie.
+    pub home: VolumeHome,
+    /// Id of the image to write.
+    pub image: ImageId,
+    /// The chain to continue, newest first; empty for a full backup.
+    #[serde(default)]
+    pub parents: Vec<ImageRecord>,
+    /// Bytes of a cluster, 16 KiB to 2 MiB, a power of two; that of the chain where there is one.
+    #[serde(default = "default_cluster_size")]
+    pub cluster_size: u32,
+}
+
+/// Write one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestoreJob {
+    /// Block device, or an existing file that stands for one. What lies behind the end of the image is left alone.
+    pub device: PathBuf,
+    /// Where the images of the volume lie.
+    pub home: VolumeHome,
+    /// Newest first, down to a full image: the point is the first one.
+    pub chain: Vec<ImageRecord>,
+}
+
+/// Either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Job {
+    /// Store one volume.
+    Backup(BackupJob),
+    /// Write one volume.
+    Restore(RestoreJob),
+}
+
+/// Everything a mover needs, in one file. Holds the secret key, so it is written by [`JobFile::expose_json`] only.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobFile {
+    /// The target.
+    pub connection: Connection,
+    /// The job.
+    pub job: Job,
+}
+
+impl JobFile {
+    /// The file as JSON **with the secret key in clear**.
+    pub fn expose_json(&self) -> serde_json::Value {
+        serde_json::json!({ "connection": self.connection.expose_json(), "job": self.job })
+    }
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreSummary {
+    /// Bytes of the volume, all of them written or zeroed.
+    pub virtual_size: u64,
+    /// Bytes written as content, each cluster checked against its hash.
+    pub data: u64,
+    /// Bytes zeroed.
+    pub zeroed: u64,
+    /// How the empty ranges were zeroed.
+    pub zeroing: Zeroing,
+    /// How long it took.
+    #[serde(with = "seconds")]
+    pub took: Duration,
+}
+
+/// How empty ranges are made to read as zeroes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Zeroing {
+    /// The kernel zeroed and unmapped them, and samples read back as zeroes.
+    Punched,
+    /// Zeroes were written.
+    Written,
+}
+
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(took.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// 64 KiB, the cluster size of new chains.
+fn default_cluster_size() -> u32 {
+    1 << ClusterSize::DEFAULT.bits()
+}
+
+/// Virtual bytes of every shard of a volume.
+pub(crate) fn shard_sizes(virtual_size: u64) -> impl ExactSizeIterator<Item = u64> + Clone {
+    let shards = usize::try_from(virtual_size.div_ceil(SHARD_SIZE))
+        .expect("a volume has fewer shards than memory bytes");
+    (0..shards as u64)
+        .map(move |shard| (virtual_size - shard * SHARD_SIZE).min(SHARD_SIZE))
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// Checks that records describe one chain of one volume, newest first, and returns its cluster size.
+pub(crate) fn check_chain(chain: &[ImageRecord]) -> Result<ClusterSize, MoverError> {
+    let invalid = |why: String| Err(MoverError::Job(why));
+    let Some(newest) = chain.first() else {
+        return invalid("the chain is empty".to_owned());
+    };
+    for (position, record) in chain.iter().enumerate() {
+        let parent = chain.get(position + 1).map(|parent| &parent.id);
+        let id = &record.id;
+        if record.parent.as_ref() != parent || (record.kind == ImageKind::Full) != parent.is_none() {
+            return invalid(format!("image {id} is not followed by what it lies upon"));
+        }
+        if (record.virtual_size, record.cluster_size) != (newest.virtual_size, newest.cluster_size) {
+            return invalid(format!(
+                "image {id} has another size than the newest of its chain"
+            ));
+        }
+        let sizes = record
+            .shards
+            .iter()
+            .enumerate()
+            .map(|(n, shard)| (n as u32 == shard.shard.0, shard.virtual_size));
+        if !sizes.eq(shard_sizes(record.virtual_size).map(|size| (true, size))) {
+            return invalid(format!(
+                "the shards of image {id} do not make up its {} bytes",
+                record.virtual_size
+            ));
+        }
+        for shard in &record.shards {
+            let expected = (id.file_name(shard.shard), id.index_name(shard.shard));
+            if (&shard.image.key, &shard.index.key) != (&expected.0, &expected.1) {
+                return invalid(format!(
+                    "shard {} of image {id} names files of another image",
+                    shard.shard
+                ));
+            }
+        }
+    }
+    cluster_size(newest.cluster_size)
+}
+
+/// A cluster size that chains may have.
+pub(crate) fn cluster_size(bytes: u32) -> Result<ClusterSize, MoverError> {
+    match ClusterSize::new(bytes.into()) {
+        Ok(size) if (16 << 10..=2 << 20).contains(&bytes) => Ok(size),
+        _ => Err(MoverError::Job(format!(
+            "a cluster of {bytes} bytes: it must be a power of two, 16 KiB to 2 MiB"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_make_up_the_volume() {
+        let sizes = |size| shard_sizes(size).collect::<Vec<_>>();
+        assert_eq!(sizes(512), [512]);
+        assert_eq!(sizes(SHARD_SIZE), [SHARD_SIZE]);
+        assert_eq!(sizes(2 * SHARD_SIZE + 512), [SHARD_SIZE, SHARD_SIZE, 512]);
+    }
+
+    #[test]
+    fn a_job_reads_back_what_it_exposes() {
+        let json = serde_json::json!({
+            "connection": {"bucket": "b", "accessKey": "a", "secretKey": "s"},
+            "job": {"backup": {"device": "/dev/volume", "home": "c/p/v", "image": "b-a1"}}
+        });
+        let file: JobFile = serde_json::from_value(json).unwrap();
+        assert!(!format!("{file:?}").contains("\"s\""));
+        let again: JobFile = serde_json::from_value(file.expose_json()).unwrap();
+        assert_eq!(again.job, file.job);
+        let Job::Backup(job) = again.job else {
+            panic!("it is a backup")
+        };
+        assert_eq!((job.cluster_size, job.parents), (65536, Vec::new()));
+    }
+}

@@ -1,0 +1,213 @@
+//! Objects on the target, read from threads that may block, bound by the size and entity tag of their record.
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use holdfast_qcow2::{Image, Index, ReadAt};
+use holdfast_target::{
+    Key, Target, TargetError,
+    layout::{Digest, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::MoverError;
+
+/// Small reads fetch this much, so that opening a file takes one request, or two.
+const WINDOW: u64 = 128 << 10;
+
+/// What reading from the target needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Remote {
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) home: VolumeHome,
+    pub(crate) runtime: Handle,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Remote {
+    /// Key of a file of this home; records were checked to name files that keys can hold.
+    pub(crate) fn image_key(&self, image: &ImageRecord, shard: &ShardRecord) -> Key {
+        self.home.image_key(&image.id, shard.shard)
+    }
+
+    pub(crate) fn index_key(&self, image: &ImageRecord, shard: &ShardRecord) -> Key {
+        self.home.index_key(&image.id, shard.shard)
+    }
+
+    /// Waits for the network on a thread that may block; stops at once when cancelled.
+    pub(crate) fn wait<T>(&self, call: impl Future<Output = Result<T, TargetError>>) -> Result<T, WaitError> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = self.cancel.cancelled() => Err(WaitError::Cancelled),
+                outcome = call => outcome.map_err(WaitError::Target),
+            }
+        })
+    }
+
+    fn file(&self, key: Key, record: &ObjectRecord) -> RemoteFile {
+        RemoteFile {
+            remote: self.clone(),
+            key,
+            record: record.clone(),
+            window: Mutex::default(),
+        }
+    }
+
+    /// Opens the index of a shard and checks that it is the one the record binds. Blocks.
+    pub(crate) fn open_index(
+        &self,
+        image: &ImageRecord,
+        shard: &ShardRecord,
+    ) -> Result<Index<RemoteFile>, MoverError> {
+        let key = self.index_key(image, shard);
+        let index = Index::open(self.file(key.clone(), &shard.index))
+            .map_err(|error| MoverError::index(&key, error))?;
+        let spec = index.spec();
+        let wrong = |what: &str| Err(MoverError::damaged(&key, what));
+        if Digest(index.digest().0) != shard.index_digest {
+            return wrong("its digest is not the recorded one");
+        }
+        if spec.image.as_str() != shard.image.key {
+            return wrong("it is the index of another image");
+        }
+        let cluster = u64::from(image.cluster_size);
+        if (spec.geometry.virtual_size(), spec.geometry.cluster_size().bytes())
+            != (shard.virtual_size, cluster)
+        {
+            return wrong("it describes a volume of another size");
+        }
+        Ok(index)
+    }
+
+    /// Opens the image of a shard. Blocks.
+    pub(crate) fn open_image(
+        &self,
+        image: &ImageRecord,
+        shard: &ShardRecord,
+    ) -> Result<Image<RemoteFile>, MoverError> {
+        let key = self.image_key(image, shard);
+        let opened = Image::open(self.file(key.clone(), &shard.image))
+            .map_err(|error| MoverError::image(&key, error))?;
+        let geometry = opened.geometry();
+        let cluster = u64::from(image.cluster_size);
+        if (geometry.virtual_size(), geometry.cluster_size().bytes()) != (shard.virtual_size, cluster) {
+            return Err(MoverError::damaged(&key, "it describes a volume of another size"));
+        }
+        Ok(opened)
+    }
+
+    /// Checks that every object of a chain is there with the size and entity tag that were recorded.
+    pub(crate) async fn check_bound(&self, chain: &[ImageRecord]) -> Result<(), MoverError> {
+        let objects = chain.iter().flat_map(|image| {
+            image.shards.iter().flat_map(move |shard| {
+                [
+                    (self.image_key(image, shard), &shard.image),
+                    (self.index_key(image, shard), &shard.index),
+                ]
+            })
+        });
+        let check = async |(key, record): (Key, &ObjectRecord)| {
+            let found = self
+                .target
+                .head(&key)
+                .await
+                .map_err(|error| MoverError::bound(&key, error))?;
+            if (found.size, &found.etag) == (record.size, &record.etag) {
+                return Ok(());
+            }
+            let what = format!(
+                "it has {} bytes and ETag {}, recorded are {} and {}",
+                found.size,
+                found.etag.as_str(),
+                record.size,
+                record.etag.as_str()
+            );
+            Err(MoverError::damaged(&key, what))
+        };
+        // Boxed one by one: the compiler cannot see that a stream of borrowing closures is Send.
+        let checks: Vec<futures::future::BoxFuture<'_, _>> =
+            objects.map(|object| Box::pin(check(object)) as _).collect();
+        let checks = stream::iter(checks).buffer_unordered(8).try_collect::<()>();
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(MoverError::Cancelled),
+            outcome = checks => outcome,
+        }
+    }
+}
+
+/// Why a wait for the network ended without success.
+#[derive(Debug)]
+pub(crate) enum WaitError {
+    Cancelled,
+    Target(TargetError),
+}
+
+impl From<WaitError> for MoverError {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Cancelled => Self::Cancelled,
+            WaitError::Target(error) => Self::Target(error),
+        }
+    }
+}
+
+/// One object with random access. Errors of the target travel inside the [`io::Error`].
+#[derive(Debug)]
+pub(crate) struct RemoteFile {
+    remote: Remote,
+    key: Key,
+    record: ObjectRecord,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl RemoteFile {
+    fn fetch(&self, start: u64, end: u64) -> io::Result<Bytes> {
+        let call = self
+            .remote
+            .target
+            .get_range(&self.key, start..end, Some(&self.record.etag));
+        self.remote.wait(call).map_err(|error| match error {
+            WaitError::Target(error) => io::Error::other(error),
+            WaitError::Cancelled => io::ErrorKind::Interrupted.into(),
+        })
+    }
+}
+
+impl ReadAt for RemoteFile {
+    fn size(&self) -> u64 {
+        self.record.size
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let len = buf.len() as u64;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= self.size())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        if len > WINDOW / 2 {
+            buf.copy_from_slice(&self.fetch(offset, end)?);
+            return Ok(());
+        }
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset < window.start || end > window.start + window.bytes.len() as u64 {
+            // A read at the end is followed by reads before it: footers point back.
+            let last = self.size().saturating_sub(WINDOW);
+            let start = offset.min(last).max(end.saturating_sub(WINDOW));
+            window.bytes = self.fetch(start, (start + WINDOW).min(self.size()))?;
+            window.start = start;
+        }
+        let from = usize::try_from(offset - window.start).expect("a window is small");
+        buf.copy_from_slice(&window.bytes[from..from + buf.len()]);
+        Ok(())
+    }
+}

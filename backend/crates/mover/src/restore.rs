@@ -1,0 +1,196 @@
+//! From images on the target to a device.
+
+mod fetch;
+mod plan;
+mod write;
+
+use std::{sync::Arc, time::Instant};
+
+use futures::{StreamExt, stream};
+use holdfast_target::{Target, layout::ImageRecord};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::{JoinSet, spawn_blocking},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    fetch::fetch,
+    plan::{Piece, plan},
+    write::{Counters, Failure, Work, Writers, write},
+};
+use crate::{
+    MoverError, Progress, RestoreJob, RestoreSummary,
+    device::Device,
+    job::{Zeroing, check_chain, cluster_size},
+    limits,
+    remote::Remote,
+};
+
+/// Writes the newest image of the chain of `job` to its device, every cluster of it.
+///
+/// Content is written after its hash was found right, empty ranges are zeroed, and all of it is flushed before this
+/// returns. Whatever fails, the device then holds a mixture and must not be used. (Where the kernel zeroes ranges and
+/// samples show that the device only pretends, everything is done again with written zeroes.)
+///
+/// # Errors
+/// [`MoverError::DeviceTooSmall`] before anything was written, [`MoverError::Damaged`] and
+/// [`MoverError::DamagedCluster`] naming object and cluster, and the others.
+pub async fn restore(
+    target: Arc<dyn Target>,
+    job: &RestoreJob,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+) -> Result<RestoreSummary, MoverError> {
+    let inner = cancel.child_token();
+    // A dropped future must stop the threads too.
+    let _stop = inner.clone().drop_guard();
+    let remote = Remote {
+        target,
+        home: job.home.clone(),
+        runtime: Handle::current(),
+        cancel: inner,
+    };
+    let outcome = run(&remote, job, &progress).await;
+    match outcome {
+        // Whatever a thread tripped over after the token was cancelled is the cancellation.
+        Err(_) if cancel.is_cancelled() => Err(MoverError::Cancelled),
+        other => other,
+    }
+}
+
+async fn run(
+    remote: &Remote,
+    job: &RestoreJob,
+    progress: &Arc<Progress>,
+) -> Result<RestoreSummary, MoverError> {
+    let begun = Instant::now();
+    check_chain(&job.chain)?;
+    let newest: &ImageRecord = &job.chain[0];
+    let path = job.device.clone();
+    let device = Arc::new(join(
+        spawn_blocking(move || Device::open_for_writing(&path)).await,
+    )?);
+    if device.size() < newest.virtual_size {
+        return Err(MoverError::DeviceTooSmall {
+            device: job.device.clone(),
+            found: device.size(),
+            needed: newest.virtual_size,
+        });
+    }
+    progress.total(newest.virtual_size);
+    remote.check_bound(&job.chain).await?;
+    let chain: Arc<[ImageRecord]> = job.chain.clone().into();
+    let counters = match pass(remote, &chain, &device, progress, Zeroing::Punched).await {
+        Err(Failure::PunchLied) => {
+            tracing::warn!(device = %job.device.display(), "restore: the device does not zero what it is told to; again, with written zeroes");
+            progress.restart();
+            pass(remote, &chain, &device, progress, Zeroing::Written).await
+        }
+        other => other,
+    };
+    let counters = counters.map_err(|failure| match failure {
+        Failure::Error(error) => error,
+        Failure::PunchLied => MoverError::Internal("zeroes were written and reported as punched".to_owned()),
+    })?;
+    let flushed = device.clone();
+    join(spawn_blocking(move || flushed.sync()).await)?;
+    let Counters {
+        data,
+        zeroed,
+        zeroing,
+    } = counters;
+    if data + zeroed != newest.virtual_size {
+        let what = format!(
+            "{data} bytes written and {zeroed} zeroed do not make {}",
+            newest.virtual_size
+        );
+        return Err(MoverError::Internal(what));
+    }
+    Ok(RestoreSummary {
+        virtual_size: newest.virtual_size,
+        data,
+        zeroed,
+        zeroing,
+        took: begun.elapsed(),
+    })
+}
+
+/// What a thread came to; a panic of it is a defect.
+fn join<T>(joined: Result<Result<T, MoverError>, tokio::task::JoinError>) -> Result<T, MoverError> {
+    joined.unwrap_or_else(|error| Err(MoverError::Internal(format!("a thread ended early: {error}"))))
+}
+
+/// One pass over the whole volume: plan → fetch (ahead, in order) → decompress, check and write.
+async fn pass(
+    remote: &Remote,
+    chain: &Arc<[ImageRecord]>,
+    device: &Arc<Device>,
+    progress: &Arc<Progress>,
+    zeroing: Zeroing,
+) -> Result<Counters, Failure> {
+    // A pass has a token of its own: its threads end with it, whatever ended it.
+    let remote = Remote {
+        cancel: remote.cancel.child_token(),
+        ..remote.clone()
+    };
+    let _stop = remote.cancel.clone().drop_guard();
+    let (plan_to, planned) = mpsc::channel::<Piece>(2);
+    let (work_to, work) = mpsc::channel::<Work>(1);
+    let mut threads: JoinSet<Result<(), Failure>> = JoinSet::new();
+    {
+        let (remote, chain) = (remote.clone(), chain.clone());
+        threads.spawn_blocking(move || plan(&remote, &chain, &plan_to).map_err(Failure::Error));
+    }
+    let writers = Writers::new(
+        device.clone(),
+        cluster_size(chain[0].cluster_size)?,
+        zeroing,
+        work,
+    );
+    for _ in 0..limits::workers() {
+        let (writers, remote, progress) = (writers.clone(), remote.clone(), progress.clone());
+        threads.spawn_blocking(move || write(&writers, &remote, &progress));
+    }
+    {
+        let progress = progress.clone();
+        threads.spawn(async move {
+            fetch_all(&remote, planned, &work_to, &progress)
+                .await
+                .map_err(Failure::Error)
+        });
+    }
+    while let Some(ended) = threads.join_next().await {
+        let broken = |error| Failure::Error(MoverError::Internal(format!("a thread ended early: {error}")));
+        ended.map_err(broken).flatten()?;
+    }
+    Ok(writers.counters())
+}
+
+/// Fetches pieces ahead, hands them on in order.
+async fn fetch_all(
+    remote: &Remote,
+    planned: mpsc::Receiver<Piece>,
+    work: &mpsc::Sender<Work>,
+    progress: &Progress,
+) -> Result<(), MoverError> {
+    let pieces = stream::unfold(planned, async |mut planned| {
+        planned.recv().await.map(|piece| (piece, planned))
+    });
+    let mut fetched = std::pin::pin!(
+        pieces
+            .map(|piece| fetch(remote, piece, progress))
+            .buffered(limits::FETCHES)
+    );
+    loop {
+        let next = tokio::select! {
+            () = remote.cancel.cancelled() => return Err(MoverError::Cancelled),
+            next = fetched.next() => next,
+        };
+        let Some(piece) = next else { return Ok(()) };
+        if work.send(piece?).await.is_err() {
+            return Err(MoverError::Cancelled);
+        }
+    }
+}
