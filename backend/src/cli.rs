@@ -35,6 +35,8 @@ pub(crate) enum Role {
     Server(Server),
     /// Run the controllers and serve admission
     Operator(Operator),
+    /// Move one volume, in a pod that the operator made
+    Datamover,
     /// Print the custom resource definitions
     Crds,
     /// Print the OpenAPI document of the REST API

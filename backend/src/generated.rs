@@ -9,7 +9,7 @@ pub(crate) fn crds() -> anyhow::Result<()> {
 
 /// Prints the OpenAPI document.
 pub(crate) fn openapi() -> anyhow::Result<()> {
-    print(&holdfast_api::openapi_yaml()?)
+    print(&holdfast_api::openapi_yaml().map_err(anyhow::Error::from_boxed)?)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

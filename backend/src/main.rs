@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod datamover;
 mod generated;
 mod observe;
 mod operator;
@@ -43,6 +44,7 @@ fn run(role: Role) -> anyhow::Result<()> {
         Role::Crds => generated::crds(),
         Role::Openapi => generated::openapi(),
         Role::Server(flags) => on_runtime(|stop| server::run(flags, stop)),
+        Role::Datamover => on_runtime(datamover::run),
         Role::Operator(flags) => on_runtime(|stop| operator::run(flags, stop)),
     }
 }

@@ -26,6 +26,11 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         each_spec(kind, &mut keep_unknown);
     }
     kinds.push(crate::VolumeTransfer::crd());
+    for kind in &mut kinds {
+        // Helm leaves them in place on uninstall: deleting a definition deletes every resource of it.
+        let annotations = kind.metadata.annotations.get_or_insert_default();
+        annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+    }
     kinds
 }
 
