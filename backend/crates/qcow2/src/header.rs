@@ -419,3 +419,51 @@ pub(crate) fn read_at(source: &(impl ReadAt + ?Sized), offset: u64, buf: &mut [u
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Length in clusters of the largest image with this head: every cluster at its largest, placed as the writer does.
+    fn worst_case(geometry: &Geometry, layout: &HeadLayout) -> (u64, u64) {
+        let cluster_size = geometry.cluster_size();
+        let counted_by_block = cluster_size.bytes() / 2;
+        let (mut position, mut blocks) = (layout.body_start / cluster_size.bytes(), 0);
+        for span in 0..geometry.spans() {
+            let clusters = geometry.clusters_of(crate::SpanIndex(span));
+            let payload = (clusters.end - clusters.start) * (cluster_size.bytes() + l2::SECTOR);
+            position += cluster_size.count(payload) + 1;
+            while (blocks + 1) * counted_by_block <= position {
+                (position, blocks) = (position + 1, blocks + 1);
+            }
+        }
+        while blocks * counted_by_block < position {
+            (position, blocks) = (position + 1, blocks + 1);
+        }
+        (position, blocks)
+    }
+
+    #[test]
+    fn the_refcount_table_holds_the_largest_image() {
+        // One cluster of table holds 2048 blocks of 128 MiB, so the second one is needed somewhat below 256 GiB.
+        let cluster_size = ClusterSize::new(16 << 10).expect("a valid size");
+        let mut sizes = [0; 5];
+        for spans in (7000..8300).chain([16_000, 24_000]) {
+            let geometry = Geometry::new(spans << 25, cluster_size).expect("a valid disk");
+            let layout = HeadLayout::new(&geometry, 0);
+            let (clusters, blocks) = worst_case(&geometry, &layout);
+            assert!(clusters << 14 <= layout.max_file_size, "{spans}");
+            assert!(
+                blocks <= layout.refcount_table_clusters << 11,
+                "{spans}: {blocks} blocks"
+            );
+            // Generous by a block or two at most.
+            assert!(
+                layout.refcount_table_clusters <= (blocks + 2).div_ceil(2048),
+                "{spans}: {blocks} blocks"
+            );
+            sizes[layout.refcount_table_clusters as usize] += 1;
+        }
+        assert!(sizes[1..].iter().all(|count| *count > 0), "{sizes:?}");
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_qcow2::{
     ClusterIndex, ClusterSize, ClusterState, Digest, EffectiveSpan, Geometry, Index, IndexError, IndexPage,
-    IndexSpec, IndexWriter, MergedIndex, SpanIndex, WriteError,
+    IndexSpec, IndexWriter, MergedIndex, SpanIndex, WriteError, cluster_hash,
 };
 use proptest::prelude::*;
 
@@ -195,4 +195,41 @@ fn order_and_range_are_checked() {
             spans: 1
         }
     ));
+}
+
+/// Changes the page of the first span and makes all checksums right again, as an attacker or a faulty writer would.
+fn forge(change: impl FnOnce(&mut [u8])) -> IndexError {
+    // Five clusters with two of content: header of 24 bytes, states of two bytes, two hashes, checksum.
+    let data = |byte| ClusterState::Data(Digest([byte; 32]));
+    let mut bytes = write(geometry(5 << 14), false, &[(0, data(1)), (4, data(2))].into());
+    let page = 288..288 + 24 + 2 + 64;
+    change(&mut bytes[page.clone()]);
+    let checksum = cluster_hash(&bytes[page.clone()]).0;
+    let directory = page.end + 32;
+    bytes[page.end..directory].copy_from_slice(&checksum);
+    bytes[directory + 24..directory + 56].copy_from_slice(&checksum);
+    let footer = directory + 56;
+    let bound = [&bytes[..288], &bytes[directory..footer + 64]].concat();
+    bytes[footer + 64..].copy_from_slice(&cluster_hash(&bound).0);
+    Index::open(bytes.as_slice()).unwrap();
+    read(&bytes).unwrap_err()
+}
+
+#[test]
+fn a_page_that_contradicts_itself_is_refused_whatever_its_checksum() {
+    let what = |error| match error {
+        IndexError::Field { what, .. } => what,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(what(forge(|page| page[0] = b'X')), "page magic");
+    assert_eq!(what(forge(|page| page[7] = 1)), "page length");
+    assert_eq!(what(forge(|page| page[15] = 1)), "page span");
+    assert_eq!(what(forge(|page| page[19] = 0)), "page length");
+    assert_eq!(what(forge(|page| page[23] = 1)), "reserved page bytes");
+    assert_eq!(what(forge(|page| page[24] = 0b0101)), "number of hashes");
+    assert_eq!(what(forge(|page| page[24] = 0)), "number of hashes");
+    assert_eq!(
+        what(forge(|page| page[25] |= 0b1000)),
+        "state beyond the end of the disk"
+    );
 }

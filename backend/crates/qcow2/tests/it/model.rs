@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_qcow2::{
-    ChainError, ClusterIndex, ClusterSize, ClusterState, EffectiveSpan, Geometry, Image, ImageSpec,
+    ChainError, ClusterIndex, ClusterSize, ClusterState, EffectiveSpan, Extent, Geometry, Image, ImageSpec,
     ImageWriter, IndexSpec, IndexWriter, Mapping, MergedIndex, Payload, SpanIndex, SpanMap, WriteError,
     cluster_hash,
 };
@@ -396,8 +396,45 @@ fn the_bytes_of_the_format_are_fixed() {
     let summary = indexer.finish(&mut index);
     let mut file = finished.head;
     file.extend(body);
-    assert_eq!(finished.summary.tables.to_string(), "10a8e91e9e4e6fd5dec3fc3d6f3137aaa66625dcb0ad6f516f8c7badc025df2d");
-    assert_eq!(cluster_hash(&file).to_string(), "c71ac81d3503faf1c25123829beff3de1307cd5ccad1e1a91e8b70448be89a1f");
-    assert_eq!(summary.digest.to_string(), "dbaf7acc5db9782055aaf57f627d3008688985b563eef7eaf99d4a7c0b7b5c43");
-    assert_eq!(cluster_hash(&index).to_string(), "84be7e5ea1586bde3158d12dd59d7657b742044f82dd67281be54d6f80026556");
+    assert_eq!(
+        finished.summary.tables.to_string(),
+        "10a8e91e9e4e6fd5dec3fc3d6f3137aaa66625dcb0ad6f516f8c7badc025df2d"
+    );
+    assert_eq!(
+        cluster_hash(&file).to_string(),
+        "c71ac81d3503faf1c25123829beff3de1307cd5ccad1e1a91e8b70448be89a1f"
+    );
+    assert_eq!(
+        summary.digest.to_string(),
+        "dbaf7acc5db9782055aaf57f627d3008688985b563eef7eaf99d4a7c0b7b5c43"
+    );
+    assert_eq!(
+        cluster_hash(&index).to_string(),
+        "84be7e5ea1586bde3158d12dd59d7657b742044f82dd67281be54d6f80026556"
+    );
+}
+
+#[test]
+fn payload_takes_whole_sectors_and_no_more() {
+    for (len, sectors) in [(1, 1), (511, 1), (512, 1), (513, 2), (65536, 128), (66048, 129)] {
+        let mut writer = writer(1 << 16, None);
+        let mut out = Vec::new();
+        writer
+            .push(ClusterIndex(0), Payload::Frame(&vec![7; len]), &mut out)
+            .unwrap();
+        assert_eq!(out.len(), sectors * 512);
+        let mut file = writer.finish(&mut out).head;
+        file.extend(out);
+        let mut map = SpanMap::new();
+        Image::open(file.as_slice())
+            .unwrap()
+            .read_span(SpanIndex(0), &mut map)
+            .unwrap();
+        let extent = Extent {
+            offset: 3 << 16,
+            len: sectors as u32 * 512,
+            compressed: true,
+        };
+        assert_eq!(map.mappings(), [Mapping::Data(extent)]);
+    }
 }
