@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::csi::manifests;
+use crate::facts::Images;
+use crate::images;
 use crate::kubectl::Kubectl;
 use crate::paths;
 
@@ -44,16 +46,11 @@ impl App {
     }
 
     /// Applies the application's objects; the namespace is made if need be.
-    pub(crate) fn apply(self, kubectl: &Kubectl, namespace: &str) -> Result<()> {
+    pub(crate) fn apply(self, kubectl: &Kubectl, namespace: &str, images: &Images) -> Result<()> {
         kubectl.apply(&format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}, labels: {{pod-security.kubernetes.io/enforce: {}}}}}}}",
             self.pod_security()
         ))?;
-        self.apply_objects(kubectl, namespace)
-    }
-
-    /// Applies the application's objects into a namespace that exists.
-    pub(crate) fn apply_objects(self, kubectl: &Kubectl, namespace: &str) -> Result<()> {
         let dir = paths::sandbox_sources().join("apps").join(self.name());
         if self == Self::Webapp {
             kubectl
@@ -71,7 +68,11 @@ impl App {
                 ])
                 .ok()?;
         }
-        kubectl.apply_in(namespace, &manifests(&dir)?)
+        let yaml = manifests(&dir)?
+            .replace(images::BUSYBOX, &images.busybox)
+            .replace(images::POSTGRES, &images.postgres)
+            .replace(images::WEBAPP, &images.webapp);
+        kubectl.apply_in(namespace, &yaml)
     }
 
     /// Waits until all its pods are ready.

@@ -126,13 +126,14 @@ impl Image {
         Ok(self)
     }
 
-    /// Builds the archive unless the cache has it, and imports it unless the cluster has it.
-    pub(crate) fn ensure(&self, cluster: &Cluster) -> Result<()> {
+    /// Builds the archive unless the cache has it, and imports it unless the cluster has it. Returns
+    /// what its content is known by.
+    pub(crate) fn ensure(&self, cluster: &Cluster) -> Result<String> {
         let fingerprint = self.fingerprint()?;
         let stamp = cluster.dir("images")?.join(self.file_name());
         let imported = fs::read_to_string(&stamp).is_ok_and(|old| old == fingerprint);
         if imported && self.exists(cluster)? {
-            return Ok(());
+            return Ok(fingerprint);
         }
         let archive = self.build(&fingerprint)?;
         ui::note(format!("importing {}", self.name));
@@ -141,8 +142,8 @@ impl Image {
             .arg(&archive)
             .within(DEADLINE)
             .ok()?;
-        fs::write(stamp, fingerprint)?;
-        Ok(())
+        fs::write(stamp, &fingerprint)?;
+        Ok(fingerprint)
     }
 
     fn exists(&self, cluster: &Cluster) -> Result<bool> {

@@ -9,8 +9,10 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, write_if_changed};
 use crate::image::{self, Image};
+use crate::packages;
 use crate::paths;
 use crate::run::Run;
+use crate::test;
 use crate::tools::Tool;
 use crate::ui;
 
@@ -53,13 +55,13 @@ int main(void) {
 pub(crate) fn ensure_base(cluster: &Cluster) -> Result<()> {
     pause()?.ensure(cluster)?;
     busybox()?.ensure(cluster)?;
-    coredns()?.ensure(cluster)
+    coredns()?.ensure(cluster).map(drop)
 }
 
 /// What the sample applications run.
 pub(crate) fn ensure_applications(cluster: &Cluster) -> Result<()> {
     postgres()?.ensure(cluster)?;
-    webapp()?.ensure(cluster)
+    webapp()?.ensure(cluster).map(drop)
 }
 
 fn pause() -> Result<Image> {
@@ -279,8 +281,11 @@ fn unpack(package: &Path, root: &Path) -> Result<()> {
         .ok()
 }
 
-/// Builds the product and makes its image from the binary, the libraries it loads and the certificate bundle.
-pub(crate) fn build_holdfast_image(cluster: &Cluster) -> Result<()> {
+/// Builds the product with its console and makes its image from the binary, the libraries it loads and the
+/// certificate bundle. Returns what the content is known by.
+pub(crate) fn build_holdfast_image(cluster: &Cluster) -> Result<String> {
+    packages::ensure(packages::BUILD_AND_TEST)?;
+    test::bundle_console()?;
     ui::note("cargo build --package holdfast");
     Run::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--package", "holdfast", "--quiet"])

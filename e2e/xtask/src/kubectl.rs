@@ -102,8 +102,20 @@ impl Kubectl {
         .map_err(|message| anyhow::anyhow!("{object} failed: {message}"))
     }
 
+    /// Waits until a resource of ours is accepted; a refusal ends the wait with its message.
+    pub(crate) fn accepted(&self, namespace: &str, object: &str, deadline: Duration) -> Result<()> {
+        wait_for(object, deadline, || {
+            let value = self.get(&["--namespace", namespace, object])?;
+            if let Some(message) = condition(&value, "Failed") {
+                return Ok(Some(Err(message)));
+            }
+            Ok(condition(&value, "Accepted").map(|_| Ok(())))
+        })?
+        .map_err(|message| anyhow::anyhow!("{object} failed: {message}"))
+    }
+
     /// What a person would look at first when something does not come up.
-    fn troubles(&self, namespace: &str) -> String {
+    pub(crate) fn troubles(&self, namespace: &str) -> String {
         let pods = self
             .command()
             .args(["--namespace", namespace, "get", "pods", "-o", "wide"])
@@ -128,7 +140,7 @@ impl Kubectl {
 }
 
 /// The message of a condition that is true.
-pub(crate) fn condition(object: &Value, kind: &str) -> Option<String> {
+fn condition(object: &Value, kind: &str) -> Option<String> {
     let found = object["status"]["conditions"]
         .as_array()?
         .iter()

@@ -8,7 +8,9 @@ mod cgroup;
 mod cluster;
 mod control_plane;
 mod csi;
+mod demo;
 mod down;
+mod facts;
 mod firewall;
 mod image;
 mod images;
@@ -21,14 +23,18 @@ mod packages;
 mod paths;
 mod pki;
 mod process;
+mod product;
+mod report;
 mod run;
 mod s3;
 mod status;
+mod test;
 mod tools;
 mod ui;
 mod up;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -89,6 +95,18 @@ enum Task {
     Images,
     /// Start the sample applications, each in a namespace of its name
     Apps,
+    /// Protect three applications, destroy them, bring them back, compare
+    Demo {
+        /// Write steps, seconds and the verdict to this file as well
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Run every test there is
+    Test {
+        /// Write steps, seconds and verdicts to this file as well
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -124,6 +142,8 @@ fn run(task: Task) -> Result<()> {
             let target = up::up(&mut steps)?;
             all_images(&mut steps, &target)
         }
+        Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Test { json } => test::test(json.as_deref()),
         Task::Apps => {
             let target = up::up(&mut steps)?;
             sample_applications(&mut steps, &target)?;
@@ -138,18 +158,20 @@ fn all_images(steps: &mut Steps, target: &Target) -> Result<()> {
     steps.run("images of the sample applications", || {
         images::ensure_applications(cluster)
     })?;
-    steps.run("image of holdfast", || images::build_holdfast_image(cluster))
+    steps
+        .run("image of holdfast", || images::build_holdfast_image(cluster))
+        .map(drop)
 }
 
 fn sample_applications(steps: &mut Steps, target: &Target) -> Result<()> {
     steps.run("images of the sample applications", || {
         images::ensure_applications(target.sandbox()?)
     })?;
-    let kubectl = target.kubectl()?;
+    let (kubectl, facts) = (target.kubectl()?, target.facts()?);
     steps.run("start the sample applications", || {
         App::ALL
             .iter()
-            .try_for_each(|app| app.apply(&kubectl, app.name()))?;
+            .try_for_each(|app| app.apply(&kubectl, app.name(), &facts.images))?;
         App::ALL
             .iter()
             .try_for_each(|app| app.ready(&kubectl, app.name(), Duration::from_secs(300)))

@@ -38,7 +38,14 @@ pub(crate) const SANDBOX: &[&str] = &[
 ];
 
 /// What the console's build and the tests need besides.
-pub(crate) const BUILD_AND_TEST: &[&str] = &["lld-22", "rustc-web", "cargo-web", "rust-web-src", "chromium"];
+pub(crate) const BUILD_AND_TEST: &[&str] = &[
+    "lld-22",
+    "rustc-web",
+    "cargo-web",
+    "rust-web-src",
+    "chromium",
+    "postgresql",
+];
 
 /// Installs what is missing of `wanted`.
 pub(crate) fn ensure(wanted: &[&str]) -> Result<()> {

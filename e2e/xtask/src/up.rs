@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
 
-use crate::cluster::{self, Cluster, write_if_changed};
+use crate::cluster::{self, Cluster};
+use crate::facts::{self, Facts};
 use crate::kubectl::Kubectl;
 use crate::pki::Pki;
 use crate::run::{Run, wait_for};
-use crate::s3::Keys;
 use crate::tools::Tool;
 use crate::ui::{self, Steps};
 use crate::{cgroup, control_plane, csi, down, images, net, node, packages, paths, process, s3};
@@ -57,6 +56,25 @@ impl Target {
             Self::Sandbox(cluster) => Ok(cluster),
             Self::Given(path) => bail!("this needs the sandbox, but KUBECONFIG names {}", path.display()),
         }
+    }
+
+    /// The file with the facts about this cluster.
+    pub(crate) fn facts_file(&self) -> Result<PathBuf> {
+        match self {
+            Self::Sandbox(cluster) => Ok(Facts::path(cluster)),
+            Self::Given(path) => std::env::var_os(facts::VARIABLE).map(PathBuf::from).with_context(|| {
+                format!(
+                    "KUBECONFIG names {}: {} must name a file with the S3 store and the images that cluster can reach, \
+                     in the form of the sandbox's sandbox.json",
+                    path.display(),
+                    facts::VARIABLE
+                )
+            }),
+        }
+    }
+
+    pub(crate) fn facts(&self) -> Result<Facts> {
+        Facts::read(&self.facts_file()?)
     }
 }
 
@@ -110,7 +128,7 @@ pub(crate) fn up(steps: &mut Steps) -> Result<Target> {
         csi::start_sidecars(&cluster, &pki, &kubectl)
     })?;
     steps.run("resolver", || resolver(&cluster, &kubectl))?;
-    write_environment(&cluster, &pki, &keys)?;
+    Facts::of(&cluster, &pki, &keys).write(&Facts::path(&cluster))?;
     Ok(Target::Sandbox(cluster))
 }
 
@@ -191,53 +209,6 @@ fn resolver(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     })
 }
 
-/// Path of the file that tells tests where everything is.
-pub(crate) fn environment_file(cluster: &Cluster) -> PathBuf {
-    cluster.state().join("sandbox.json")
-}
-
-fn write_environment(cluster: &Cluster, pki: &Pki, keys: &Keys) -> Result<()> {
-    let environment = json!({
-        "kubeconfig": cluster.kubeconfig(),
-        "node": {"name": cluster.node().name, "address": cluster.node().ip},
-        "s3": {
-            "endpoint": cluster.s3_url(),
-            "tlsEndpoint": cluster.s3_tls_url(),
-            "caFile": pki.cert("s3-ca"),
-            "wrongCaFile": pki.cert("ca"),
-            "bucket": s3::BUCKET,
-            "region": s3::REGION,
-            "accessKeyId": keys.access_key_id,
-            "secretAccessKey": keys.secret_access_key,
-        },
-        "csi": {
-            "driver": csi::DRIVER,
-            "faultsFile": csi::faults_file(cluster),
-        },
-        "containerd": {"socket": cluster.containerd_socket()},
-        "images": {
-            "busybox": images::BUSYBOX,
-            "postgres": images::POSTGRES,
-            "webapp": images::WEBAPP,
-            "holdfast": images::HOLDFAST,
-        },
-        "logs": cluster.state().join("logs"),
-    });
-    let path = environment_file(cluster);
-    if !path.exists() {
-        // It holds the S3 keys.
-        use std::os::unix::fs::OpenOptionsExt;
-        fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)?;
-    }
-    write_if_changed(&path, &serde_json::to_string_pretty(&environment)?)?;
-    Ok(())
-}
-
 /// What a person does next.
 pub(crate) fn print_usage(target: &Target) {
     match target {
@@ -247,7 +218,7 @@ pub(crate) fn print_usage(target: &Target) {
             println!("  export KUBECONFIG={}", cluster.kubeconfig().display());
             println!("  cargo xtask kubectl get pods -A     (helm likewise)");
             println!("  S3          {}  {}", cluster.s3_url(), cluster.s3_tls_url());
-            println!("  everything  {}", environment_file(cluster).display());
+            println!("  everything  {}", Facts::path(cluster).display());
             println!("  logs        cargo xtask logs [NAME]");
             println!("  stop        cargo xtask down [--delete]");
         }
