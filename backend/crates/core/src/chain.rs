@@ -53,7 +53,7 @@ pub enum FullReason {
     /// There is no image yet.
     #[error("there is no earlier image of this volume")]
     First,
-    /// The volume grew (or is another one).
+    /// The volume grew.
     #[error("the volume has {now} bytes, the last image {then}")]
     Resized {
         /// Bytes of the last image.
@@ -101,7 +101,9 @@ pub fn choose(incremental: bool, shape: Shape, images: &[Image]) -> Choice {
 
 fn extend(shape: Shape, images: &[Image]) -> Result<Vec<String>, FullReason> {
     let newest = images.last().ok_or(FullReason::First)?;
-    if newest.virtual_size != shape.virtual_size {
+    // Drivers may round up what was asked for, so an image can be larger than the claim's capacity; a volume that is
+    // larger than its last image has grown.
+    if newest.virtual_size < shape.virtual_size {
         return Err(FullReason::Resized {
             then: newest.virtual_size,
             now: shape.virtual_size,
@@ -122,7 +124,7 @@ fn extend(shape: Shape, images: &[Image]) -> Result<Vec<String>, FullReason> {
             return Err(FullReason::Broken(id.to_owned()));
         }
         let image = by_id.get(id).ok_or_else(|| FullReason::Broken(id.to_owned()))?;
-        if image.virtual_size != shape.virtual_size || image.cluster_size != shape.cluster_size {
+        if image.virtual_size != newest.virtual_size || image.cluster_size != shape.cluster_size {
             return Err(FullReason::Broken(id.to_owned()));
         }
         if let Some(file) = image.missing.first() {

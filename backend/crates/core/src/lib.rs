@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod chain;
+pub mod quantity;
 pub mod restore;
 pub mod schema;
 pub mod spec;

@@ -107,14 +107,16 @@ impl ObjectPlan {
 pub fn plan_objects(objects: Vec<Value>, namespace: &str, data_claims: &BTreeSet<String>) -> ObjectPlan {
     let mut plan = ObjectPlan::default();
     let mut found: BTreeMap<ObjectKey, PlannedObject> = BTreeMap::new();
-    let by_uid = keys_by_uid(&objects);
+    let keys: BTreeSet<ObjectKey> = objects.iter().filter_map(ObjectKey::of).collect();
     for object in objects {
-        let Some(key) = ObjectKey::of(&object) else { continue };
+        let Some(key) = ObjectKey::of(&object) else {
+            continue;
+        };
         if let Some(reason) = clean::reason_to_skip(&key, &object) {
             plan.skipped.push((key, reason));
             continue;
         }
-        let owners = owners_of(&object, &by_uid);
+        let owners = owners_of(&object, &keys);
         let manifest = clean_for_restore(object, namespace);
         if key.kind == "Namespace" && key.group.is_empty() {
             continue;
@@ -123,7 +125,14 @@ pub fn plan_objects(objects: Vec<Value>, namespace: &str, data_claims: &BTreeSet
             plan.claims.insert(key.name, manifest);
             continue;
         }
-        found.insert(key.clone(), PlannedObject { key, manifest, owners });
+        found.insert(
+            key.clone(),
+            PlannedObject {
+                key,
+                manifest,
+                owners,
+            },
+        );
     }
     let known: BTreeSet<ObjectKey> = found.keys().cloned().collect();
     for object in found.values_mut() {
@@ -135,32 +144,44 @@ pub fn plan_objects(objects: Vec<Value>, namespace: &str, data_claims: &BTreeSet
         if key.kind == "CustomResourceDefinition" {
             plan.definitions.push(object);
         } else {
-            levels.entry(level::with_owners(&key, &all)).or_default().push(object);
+            levels
+                .entry(level::with_owners(&key, &all))
+                .or_default()
+                .push(object);
         }
     }
     plan.levels = levels.into_values().collect();
     plan
 }
 
-fn keys_by_uid(objects: &[Value]) -> BTreeMap<String, ObjectKey> {
-    objects
-        .iter()
-        .filter_map(|o| Some((o.pointer("/metadata/uid")?.as_str()?.to_owned(), ObjectKey::of(o)?)))
-        .collect()
-}
-
-fn owners_of(object: &Value, by_uid: &BTreeMap<String, ObjectKey>) -> Vec<Owner> {
-    let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let flag = |r: &Value, name: &str| r.get(name).and_then(Value::as_bool).unwrap_or(false);
-    references
-        .into_iter()
-        .flatten()
-        .filter_map(|r| {
-            let uid = r.get("uid")?.as_str()?;
-            let key = by_uid.get(uid)?.clone();
-            Some(Owner { key, controller: flag(r, "controller"), block_owner_deletion: flag(r, "blockOwnerDeletion") })
+/// Owners that were captured too. A name is unique among a kind's objects of one namespace, so group, kind and name
+/// tell which one is meant, whatever version the reference is written in.
+fn owners_of(object: &Value, keys: &BTreeSet<ObjectKey>) -> Vec<Owner> {
+    let references = object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
+    let text = |r: &Value, field: &str| {
+        r.get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let flag = |r: &Value, field: &str| r.get(field).and_then(Value::as_bool).unwrap_or(false);
+    let owner = |r: &Value| {
+        let api_version = text(r, "apiVersion");
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let (kind, name) = (text(r, "kind"), text(r, "name"));
+        let key = keys
+            .iter()
+            .find(|k| k.group == group && k.kind == kind && k.name == name)?;
+        let (controller, block) = (flag(r, "controller"), flag(r, "blockOwnerDeletion"));
+        Some(Owner {
+            key: key.clone(),
+            controller,
+            block_owner_deletion: block,
         })
-        .collect()
+    };
+    references.into_iter().flatten().filter_map(owner).collect()
 }
 
 #[cfg(test)]
@@ -169,7 +190,7 @@ mod tests {
     use serde_json::json;
 
     fn object(api: &str, kind: &str, name: &str) -> Value {
-        json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "old", "uid": format!("uid-{name}")}})
+        json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "old"}})
     }
 
     #[test]
@@ -180,28 +201,49 @@ mod tests {
                 object("v1", "Secret", "key"),
                 object("rbac.authorization.k8s.io/v1", "RoleBinding", "rb"),
                 object("rbac.authorization.k8s.io/v1", "Role", "r"),
-                object("apiextensions.k8s.io/v1", "CustomResourceDefinition", "things.example.com"),
+                object(
+                    "apiextensions.k8s.io/v1",
+                    "CustomResourceDefinition",
+                    "things.example.com",
+                ),
             ],
             "new",
             &BTreeSet::new(),
         );
         assert_eq!(plan.definitions.len(), 1);
-        let position = |kind: &str| plan.levels.iter().position(|l| l.iter().any(|o| o.key.kind == kind)).unwrap();
+        let position = |kind: &str| {
+            plan.levels
+                .iter()
+                .position(|l| l.iter().any(|o| o.key.kind == kind))
+                .unwrap()
+        };
         assert!(position("Secret") < position("Deployment"));
         assert!(position("Role") < position("RoleBinding"));
         assert!(position("RoleBinding") < position("Deployment"));
-        assert!(plan.namespaced().all(|o| o.manifest.pointer("/metadata/namespace") == Some(&json!("new"))));
+        assert!(
+            plan.namespaced()
+                .all(|o| o.manifest.pointer("/metadata/namespace") == Some(&json!("new")))
+        );
     }
 
     #[test]
     fn an_owned_object_follows_its_owner_and_foreign_owners_are_dropped() {
         let mut owned = object("v1", "ConfigMap", "child");
         owned["metadata"]["ownerReferences"] = json!([
-            {"apiVersion": "example.com/v1", "kind": "Thing", "name": "parent", "uid": "uid-parent", "controller": true},
-            {"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": "elsewhere"}
+            {"apiVersion": "example.com/v1beta1", "kind": "Thing", "name": "parent", "controller": true},
+            {"apiVersion": "v1", "kind": "Node", "name": "gone"}
         ]);
-        let plan = plan_objects(vec![owned, object("example.com/v1", "Thing", "parent")], "new", &BTreeSet::new());
-        let level = |name: &str| plan.levels.iter().position(|l| l.iter().any(|o| o.key.name == name)).unwrap();
+        let plan = plan_objects(
+            vec![owned, object("example.com/v1", "Thing", "parent")],
+            "new",
+            &BTreeSet::new(),
+        );
+        let level = |name: &str| {
+            plan.levels
+                .iter()
+                .position(|l| l.iter().any(|o| o.key.name == name))
+                .unwrap()
+        };
         assert!(level("parent") < level("child"));
         let child = plan.namespaced().find(|o| o.key.name == "child").unwrap();
         assert_eq!(child.owners.len(), 1);
@@ -212,19 +254,24 @@ mod tests {
     #[test]
     fn claims_with_data_wait_for_their_volume() {
         let data = BTreeSet::from(["db".to_owned()]);
-        let objects =
-            vec![object("v1", "PersistentVolumeClaim", "db"), object("v1", "PersistentVolumeClaim", "empty")];
+        let objects = vec![
+            object("v1", "PersistentVolumeClaim", "db"),
+            object("v1", "PersistentVolumeClaim", "empty"),
+        ];
         let plan = plan_objects(objects, "new", &data);
         assert!(plan.claims.contains_key("db"));
-        assert_eq!(plan.namespaced().map(|o| o.key.name.as_str()).collect::<Vec<_>>(), ["empty"]);
+        assert_eq!(
+            plan.namespaced().map(|o| o.key.name.as_str()).collect::<Vec<_>>(),
+            ["empty"]
+        );
     }
 
     #[test]
     fn an_owner_cycle_ends() {
         let mut a = object("v1", "ConfigMap", "a");
         let mut b = object("v1", "ConfigMap", "b");
-        a["metadata"]["ownerReferences"] = json!([{"uid": "uid-b", "kind": "ConfigMap", "name": "b"}]);
-        b["metadata"]["ownerReferences"] = json!([{"uid": "uid-a", "kind": "ConfigMap", "name": "a"}]);
+        a["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "b"}]);
+        b["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "a"}]);
         assert_eq!(plan_objects(vec![a, b], "new", &BTreeSet::new()).len(), 2);
     }
 

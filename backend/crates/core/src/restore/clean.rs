@@ -29,17 +29,27 @@ const CLUSTER_ANNOTATIONS: [&str; 7] = [
 ];
 
 /// Finalizers that mean a deletion was under way, or that the API server adds itself.
-const OWN_FINALIZERS: [&str; 4] =
-    ["foregroundDeletion", "orphan", "kubernetes.io/pvc-protection", "batch.kubernetes.io/job-tracking"];
+const OWN_FINALIZERS: [&str; 4] = [
+    "foregroundDeletion",
+    "orphan",
+    "kubernetes.io/pvc-protection",
+    "batch.kubernetes.io/job-tracking",
+];
 
 /// The manifest to send for a captured object, in `namespace` if the object lives in one.
 pub fn clean_for_restore(mut object: Value, namespace: &str) -> Value {
-    let Some(root) = object.as_object_mut() else { return object };
+    let Some(root) = object.as_object_mut() else {
+        return object;
+    };
     root.remove("status");
     if let Some(metadata) = root.get_mut("metadata").and_then(Value::as_object_mut) {
         clean_metadata(metadata, namespace);
     }
-    let kind = root.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let kind = root
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     let core = root.get("apiVersion").and_then(Value::as_str) == Some("v1");
     match kind.as_str() {
         "Service" if core => clean_service(root),
@@ -65,10 +75,6 @@ pub(super) fn reason_to_skip(key: &ObjectKey, object: &Value) -> Option<String> 
         ("batch", "Job") if has_ended(object) => {
             Some("the job had ended when it was captured; it would run a second time".to_owned())
         }
-        ("", "ServiceAccount") if key.name == "default" && is_plain_account(object) => {
-            Some("every namespace has its own".to_owned())
-        }
-        ("", "ConfigMap") if key.name == "kube-root-ca.crt" => Some("every namespace has its own".to_owned()),
         _ => None,
     }
 }
@@ -79,17 +85,6 @@ fn has_ended(job: &Value) -> bool {
         matches!(c.get("type").and_then(Value::as_str), Some("Complete" | "Failed"))
             && c.get("status").and_then(Value::as_str) == Some("True")
     })
-}
-
-fn is_plain_account(account: &Value) -> bool {
-    let empty = |pointer: &str| match account.pointer(pointer) {
-        None => true,
-        Some(Value::Array(a)) => a.is_empty(),
-        Some(Value::Object(o)) => o.is_empty(),
-        Some(_) => false,
-    };
-    empty("/imagePullSecrets") && empty("/metadata/labels") && empty("/metadata/annotations")
-        && account.get("automountServiceAccountToken").is_none()
 }
 
 fn clean_metadata(metadata: &mut Map<String, Value>, namespace: &str) {
@@ -130,7 +125,12 @@ fn clean_service(root: &mut Map<String, Value>) {
         spec.remove("clusterIPs");
     }
     spec.remove("healthCheckNodePort");
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+    for port in spec
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         if let Some(port) = port.as_object_mut() {
             port.remove("nodePort");
         }
@@ -151,12 +151,21 @@ const TOKEN_VOLUME: &str = "kube-api-access-";
 fn clean_pod(root: &mut Map<String, Value>) {
     let Some(spec) = spec(root) else { return };
     spec.remove("nodeName");
-    let is_token = |v: &Value| v.get("name").and_then(Value::as_str).is_some_and(|n| n.starts_with(TOKEN_VOLUME));
+    let is_token = |v: &Value| {
+        v.get("name")
+            .and_then(Value::as_str)
+            .is_some_and(|n| n.starts_with(TOKEN_VOLUME))
+    };
     if let Some(volumes) = spec.get_mut("volumes").and_then(Value::as_array_mut) {
         volumes.retain(|v| !is_token(v));
     }
     for list in ["containers", "initContainers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             if let Some(mounts) = container.get_mut("volumeMounts").and_then(Value::as_array_mut) {
                 mounts.retain(|m| !is_token(m));
             }
@@ -168,7 +177,11 @@ fn clean_pod(root: &mut Map<String, Value>) {
 const JOB_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 
 fn clean_job(root: &mut Map<String, Value>) {
-    if let Some(labels) = root.get_mut("metadata").and_then(|m| m.get_mut("labels")).and_then(Value::as_object_mut) {
+    if let Some(labels) = root
+        .get_mut("metadata")
+        .and_then(|m| m.get_mut("labels"))
+        .and_then(Value::as_object_mut)
+    {
         JOB_LABELS.iter().for_each(|l| drop(labels.remove(*l)));
     }
     let Some(spec) = spec(root) else { return };
@@ -176,7 +189,9 @@ fn clean_job(root: &mut Map<String, Value>) {
         return;
     }
     spec.remove("selector");
-    let labels = spec.get_mut("template").and_then(|t| t.pointer_mut("/metadata/labels"));
+    let labels = spec
+        .get_mut("template")
+        .and_then(|t| t.pointer_mut("/metadata/labels"));
     if let Some(labels) = labels.and_then(Value::as_object_mut) {
         JOB_LABELS.iter().for_each(|l| drop(labels.remove(*l)));
     }
@@ -199,7 +214,10 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "b"},
                    "spec": {"ports": [{"port": 80}]}})
         );
-        assert_eq!(clean_for_restore(service("None"), "b").pointer("/spec/clusterIP"), Some(&json!("None")));
+        assert_eq!(
+            clean_for_restore(service("None"), "b").pointer("/spec/clusterIP"),
+            Some(&json!("None"))
+        );
     }
 
     #[test]
@@ -219,21 +237,9 @@ mod tests {
         let cleaned = clean_for_restore(pod, "a");
         assert_eq!(cleaned.pointer("/spec/nodeName"), None);
         assert_eq!(cleaned.pointer("/spec/volumes"), Some(&json!([{"name": "data"}])));
-        assert_eq!(cleaned.pointer("/spec/containers/0/volumeMounts"), Some(&json!([{"name": "data"}])));
-    }
-
-    #[test]
-    fn a_default_account_with_pull_secrets_is_kept() {
-        let key = |name: &str| ObjectKey {
-            group: String::new(),
-            version: "v1".into(),
-            kind: "ServiceAccount".into(),
-            name: name.into(),
-        };
-        let plain = json!({"metadata": {"name": "default"}});
-        let custom = json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "registry"}]});
-        assert!(reason_to_skip(&key("default"), &plain).is_some());
-        assert!(reason_to_skip(&key("default"), &custom).is_none());
-        assert!(reason_to_skip(&key("app"), &plain).is_none());
+        assert_eq!(
+            cleaned.pointer("/spec/containers/0/volumeMounts"),
+            Some(&json!([{"name": "data"}]))
+        );
     }
 }

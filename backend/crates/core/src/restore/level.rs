@@ -35,7 +35,11 @@ fn of_kind(key: &ObjectKey) -> u32 {
 /// The level of an object: that of its kind, and in any case after its owners. A cycle of owners, which the garbage
 /// collector would not survive either, is cut where it closes.
 pub(super) fn with_owners(key: &ObjectKey, all: &BTreeMap<ObjectKey, PlannedObject>) -> u32 {
-    fn walk(key: &ObjectKey, all: &BTreeMap<ObjectKey, PlannedObject>, seen: &mut BTreeSet<ObjectKey>) -> u32 {
+    fn walk(
+        key: &ObjectKey,
+        all: &BTreeMap<ObjectKey, PlannedObject>,
+        seen: &mut BTreeSet<ObjectKey>,
+    ) -> u32 {
         let mut level = of_kind(key);
         if !seen.insert(key.clone()) {
             return level;
