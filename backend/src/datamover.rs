@@ -63,8 +63,14 @@ pub(crate) async fn run(stop: CancellationToken) -> anyhow::Result<()> {
         tracing::error!(reason = error.reason(), %error, "volume not moved");
     }
     let outcome = outcome_of(&result);
-    let patience = if stop.is_cancelled() { STOP_DEADLINE } else { OUTCOME_DEADLINE };
-    timeout(patience, reporter.insist(progress.snapshot(), &outcome)).await.context("reporting the outcome")?;
+    let patience = if stop.is_cancelled() {
+        STOP_DEADLINE
+    } else {
+        OUTCOME_DEADLINE
+    };
+    timeout(patience, reporter.insist(progress.snapshot(), &outcome))
+        .await
+        .context("reporting the outcome")?;
     result.map(|_| ()).map_err(Into::into)
 }
 
@@ -90,7 +96,8 @@ async fn work(
     match job {
         Job::Backup(job) => {
             let image = holdfast_mover::backup(target, &job, progress, stop).await?;
-            let record = serde_json::to_value(&image).map_err(|error| MoverError::Internal(error.to_string()))?;
+            let record =
+                serde_json::to_value(&image).map_err(|error| MoverError::Internal(error.to_string()))?;
             Ok(Some(record))
         }
         Job::Restore(job) => {
@@ -104,7 +111,11 @@ async fn work(
 
 fn outcome_of(result: &Result<Option<Value>, MoverError>) -> MoverOutcome {
     match result {
-        Ok(image) => MoverOutcome { succeeded: true, image: image.clone(), ..MoverOutcome::default() },
+        Ok(image) => MoverOutcome {
+            succeeded: true,
+            image: image.clone(),
+            ..MoverOutcome::default()
+        },
         Err(error) => MoverOutcome {
             succeeded: false,
             // A pod that is told to stop was evicted, or its transfer is over anyway.
@@ -140,7 +151,12 @@ struct Reporter {
 
 impl Reporter {
     fn new(api: Api<VolumeTransfer>, task: &DatamoverTask) -> Self {
-        Self { api, transfer: task.transfer.clone(), attempt: task.attempt, last: (Instant::now(), 0) }
+        Self {
+            api,
+            transfer: task.transfer.clone(),
+            attempt: task.attempt,
+            last: (Instant::now(), 0),
+        }
     }
 
     /// Says how far the job is.
@@ -161,8 +177,12 @@ impl Reporter {
             outcome: outcome.cloned(),
         };
         let patch = patch_of(&report)?;
-        let call = self.api.patch_status(&self.transfer, &PatchParams::default(), &Patch::Merge(&patch));
-        timeout(REPORT_DEADLINE, call).await.context("no answer in time")??;
+        let call = self
+            .api
+            .patch_status(&self.transfer, &PatchParams::default(), &Patch::Merge(&patch));
+        timeout(REPORT_DEADLINE, call)
+            .await
+            .context("no answer in time")??;
         Ok(())
     }
 
@@ -197,11 +217,27 @@ mod tests {
 
     #[test]
     fn a_report_takes_back_what_an_earlier_attempt_said() {
-        let patch = patch_of(&MoverReport { attempt: 2, ..MoverReport::default() }).unwrap();
+        let patch = patch_of(&MoverReport {
+            attempt: 2,
+            ..MoverReport::default()
+        })
+        .unwrap();
         assert_eq!(patch["status"]["mover"]["outcome"], Value::Null);
-        assert!(patch["status"]["mover"].as_object().unwrap().contains_key("outcome"));
-        let outcome = MoverOutcome { succeeded: true, ..MoverOutcome::default() };
-        let patch = patch_of(&MoverReport { outcome: Some(outcome), ..MoverReport::default() }).unwrap();
+        assert!(
+            patch["status"]["mover"]
+                .as_object()
+                .unwrap()
+                .contains_key("outcome")
+        );
+        let outcome = MoverOutcome {
+            succeeded: true,
+            ..MoverOutcome::default()
+        };
+        let patch = patch_of(&MoverReport {
+            outcome: Some(outcome),
+            ..MoverReport::default()
+        })
+        .unwrap();
         let outcome = patch["status"]["mover"]["outcome"].as_object().unwrap();
         assert!(outcome.contains_key("reason") && outcome["reason"].is_null());
     }
@@ -209,7 +245,10 @@ mod tests {
     #[test]
     fn a_stopped_pod_may_be_tried_again_and_damage_may_not() {
         assert!(outcome_of(&Err(MoverError::Cancelled)).retryable);
-        let damaged = MoverError::Damaged { key: "k".into(), what: "short".into() };
+        let damaged = MoverError::Damaged {
+            key: "k".into(),
+            what: "short".into(),
+        };
         let outcome = outcome_of(&Err(damaged));
         assert!(!outcome.retryable && !outcome.succeeded);
         assert_eq!(outcome.reason.as_deref(), Some(reasons::DAMAGED));

@@ -13,9 +13,11 @@ mod phases;
 mod restore;
 mod settings;
 mod target_access;
+mod transfer;
 
 pub use context::Context;
 pub use metrics::Metrics;
 pub use operator::{Config, OperatorError, run};
 pub use settings::{Limits, MoverSettings};
 pub use target_access::TargetAccess;
+pub use transfer::{DatamoverTask, NEEDS_FULL};

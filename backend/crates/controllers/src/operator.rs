@@ -122,7 +122,7 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
 
 /// Every controller of the product.
 async fn controllers(context: Arc<Context>) {
-    tokio::join!(crate::restore::run(context.clone()), context.shutdown.cancelled());
+    tokio::join!(crate::restore::run(context.clone()), crate::transfer::run(context));
 }
 
 /// Waits until our kinds are served; `false` when told to stop before that. A watch on a kind that does not exist

@@ -1,0 +1,331 @@
+//! The mover's Job and what its pod reads.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use holdfast_crd::names::labels;
+use holdfast_crd::{Direction, VolumeTransfer};
+use holdfast_mover::{BackupJob, Job as MoverJob, RestoreJob};
+use holdfast_target::Connection;
+use holdfast_target::layout::{Attempt, ImageId, ImageRecord};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Names, owned};
+use crate::MoverSettings;
+use crate::transfer::ROLE;
+
+/// Bytes of a cluster of a new chain.
+const CLUSTER_SIZE: u32 = 64 << 10;
+/// Seconds a mover has to drop its upload when it is told to stop.
+const GRACE_SECONDS: i64 = 10;
+
+/// What a mover pod is told, beside the target: one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DatamoverTask {
+    /// Name of the VolumeTransfer.
+    pub transfer: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Number of the attempt: every report carries it.
+    pub attempt: u32,
+    /// What to do.
+    pub job: MoverJob,
+}
+
+impl DatamoverTask {
+    /// Folder of the pod in which both files lie.
+    pub const FOLDER: &'static str = "/etc/holdfast";
+    /// Name of this file.
+    pub const FILE: &'static str = "transfer.json";
+    /// Name of the file that says how to reach the target.
+    pub const TARGET_FILE: &'static str = "target.json";
+    /// The volume, in the pod.
+    pub const DEVICE: &'static str = "/dev/holdfast";
+}
+
+/// A spec that does not make a job: which field, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("spec.{field} of the transfer is not usable: {why}")]
+pub(in crate::transfer) struct InvalidSpec {
+    field: &'static str,
+    why: String,
+}
+
+fn invalid(field: &'static str, why: &dyn std::fmt::Display) -> InvalidSpec {
+    InvalidSpec {
+        field,
+        why: why.to_string(),
+    }
+}
+
+/// What the mover is to do in this attempt.
+pub(in crate::transfer) fn job_for(transfer: &VolumeTransfer, attempt: u32) -> Result<MoverJob, InvalidSpec> {
+    let spec = &transfer.spec;
+    let home = spec.home.parse().map_err(|e| invalid("home", &e))?;
+    let device = PathBuf::from(DatamoverTask::DEVICE);
+    let chain: Vec<ImageRecord> = match &spec.chain {
+        Some(chain) => serde_json::from_value(chain.clone()).map_err(|e| invalid("chain", &e))?,
+        None => Vec::new(),
+    };
+    if spec.direction == Direction::Restore {
+        return Ok(MoverJob::Restore(RestoreJob { device, home, chain }));
+    }
+    let image = image_of(transfer, attempt)?;
+    let cluster_size = chain.first().map_or(CLUSTER_SIZE, |newest| newest.cluster_size);
+    Ok(MoverJob::Backup(BackupJob {
+        device,
+        home,
+        image,
+        parents: chain,
+        cluster_size,
+    }))
+}
+
+/// Id of the image that an attempt writes.
+pub(in crate::transfer) fn image_of(transfer: &VolumeTransfer, attempt: u32) -> Result<ImageId, InvalidSpec> {
+    let backup = transfer.spec.image.as_deref().unwrap_or_default();
+    let backup = backup.parse().map_err(|e| invalid("image", &e))?;
+    Ok(ImageId {
+        backup,
+        attempt: Attempt(attempt),
+    })
+}
+
+/// The Secret that the pod of one attempt mounts.
+pub(in crate::transfer) fn secret(
+    transfer: &VolumeTransfer,
+    names: &Names,
+    task: &DatamoverTask,
+    connection: &Connection,
+) -> Secret {
+    let file = |name: &str, content: &Value| (name.to_owned(), ByteString(content.to_string().into_bytes()));
+    let told = serde_json::to_value(task).expect("paths, names and numbers serialise");
+    Secret {
+        metadata: owned(transfer, names.job(task.attempt)),
+        data: Some(BTreeMap::from([
+            file(DatamoverTask::FILE, &told),
+            file(DatamoverTask::TARGET_FILE, &connection.expose_json()),
+        ])),
+        immutable: Some(true),
+        ..Default::default()
+    }
+}
+
+/// Where a mover pod must run, beside the installation's settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(in crate::transfer) struct PodParts {
+    /// Node selector, affinity and tolerations as a fragment of a pod spec, of the pod that will use the volume.
+    pub(in crate::transfer) placement: Option<Value>,
+    /// Node affinity of the PersistentVolume that is backed up.
+    pub(in crate::transfer) volume_affinity: Option<Value>,
+}
+
+/// The Job of one attempt. One pod, never restarted, never replaced: another attempt is another Job.
+pub(in crate::transfer) fn job(
+    transfer: &VolumeTransfer,
+    names: &Names,
+    attempt: u32,
+    settings: &MoverSettings,
+    parts: &PodParts,
+) -> Job {
+    let name = names.job(attempt);
+    let metadata = owned(transfer, name.clone());
+    let mut labels = settings.labels.clone();
+    labels.extend(metadata.labels.clone().unwrap_or_default());
+    labels.insert(labels::ROLE.to_owned(), ROLE.to_owned());
+    let manifest = json!({
+        "metadata": metadata,
+        "spec": {
+            "completions": 1,
+            "parallelism": 1,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {"labels": labels, "annotations": settings.annotations},
+                "spec": pod_spec(names, &name, settings, parts),
+            },
+        },
+    });
+    serde_json::from_value(manifest).expect("the manifest is a Job")
+}
+
+fn pod_spec(names: &Names, secret: &str, settings: &MoverSettings, parts: &PodParts) -> Value {
+    let mut pod = json!({
+        "restartPolicy": "Never",
+        "serviceAccountName": settings.service_account,
+        "automountServiceAccountToken": true,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        // A block device belongs to root and fsGroup does not reach it: uid 0, and nothing that makes root root.
+        "securityContext": {
+            "runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [{
+            "name": ROLE,
+            "image": settings.image,
+            "args": [ROLE],
+            "resources": settings.resources,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeDevices": [{"name": "volume", "devicePath": DatamoverTask::DEVICE}],
+            "volumeMounts": [{"name": "task", "mountPath": DatamoverTask::FOLDER, "readOnly": true}],
+        }],
+        "volumes": [
+            {"name": "volume", "persistentVolumeClaim": {"claimName": names.claim()}},
+            {"name": "task", "secret": {"secretName": secret, "defaultMode": 0o400}},
+        ],
+        // Movers spread over the nodes that can reach their volumes.
+        "topologySpreadConstraints": [{
+            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {labels::ROLE: ROLE}},
+        }],
+    });
+    if let Some(policy) = &settings.image_pull_policy {
+        pod["containers"][0]["imagePullPolicy"] = json!(policy);
+    }
+    if !settings.image_pull_secrets.is_empty() {
+        pod["imagePullSecrets"] = json!(settings.image_pull_secrets);
+    }
+    if let Some(class) = &settings.priority_class_name {
+        pod["priorityClassName"] = json!(class);
+    }
+    place(&mut pod, settings, parts);
+    pod
+}
+
+/// Rules of the installation, of the pod that will use the volume and of the volume itself, all of which must hold.
+fn place(pod: &mut Value, settings: &MoverSettings, parts: &PodParts) {
+    let fragment = |field: &str| {
+        parts
+            .placement
+            .as_ref()
+            .and_then(|placement| placement.get(field))
+            .cloned()
+    };
+    let mut selector: Map<String, Value> = Map::new();
+    selector.extend(
+        settings
+            .node_selector
+            .iter()
+            .map(|(key, value)| (key.clone(), json!(value))),
+    );
+    if let Some(Value::Object(of_pod)) = fragment("nodeSelector") {
+        selector.extend(of_pod);
+    }
+    if !selector.is_empty() {
+        pod["nodeSelector"] = Value::Object(selector);
+    }
+    let mut tolerations: Vec<Value> = settings
+        .tolerations
+        .iter()
+        .map(|toleration| json!(toleration))
+        .collect();
+    if let Some(Value::Array(of_pod)) = fragment("tolerations") {
+        tolerations.extend(of_pod);
+    }
+    if !tolerations.is_empty() {
+        pod["tolerations"] = Value::Array(tolerations);
+    }
+    if let Some(affinity) = fragment("affinity") {
+        pod["affinity"] = affinity;
+    } else if let Some(required) = parts
+        .volume_affinity
+        .as_ref()
+        .and_then(|affinity| affinity.get("required"))
+    {
+        pod["affinity"] =
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::ResourceExt;
+
+    use super::super::tests::transfer;
+    use super::*;
+
+    fn pod(parts: &PodParts) -> Value {
+        let transfer = transfer("Backup", json!({"image": "b-uid"}));
+        let settings: MoverSettings = serde_json::from_value(json!({
+            "image": "registry.example/holdfast:1", "nodeSelector": {"pool": "backup"}, "imagePullPolicy": "Never",
+            "tolerations": [{"key": "a", "operator": "Exists"}]}))
+        .unwrap();
+        let job = job(&transfer, &Names::of(&transfer), 2, &settings, parts);
+        assert_eq!(job.name_any(), format!("{}-a2", transfer.name_any()));
+        serde_json::to_value(job).unwrap()["spec"]["template"].clone()
+    }
+
+    #[test]
+    fn the_pod_is_root_without_its_powers() {
+        let pod = pod(&PodParts::default());
+        let spec = &pod["spec"];
+        let container = &spec["containers"][0];
+        assert_eq!(spec["securityContext"]["runAsUser"], 0);
+        assert_eq!(
+            spec["securityContext"]["seccompProfile"]["type"],
+            "RuntimeDefault"
+        );
+        assert_eq!(
+            container["securityContext"]["capabilities"],
+            json!({"drop": ["ALL"]})
+        );
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(container["volumeDevices"][0]["devicePath"], "/dev/holdfast");
+        assert_eq!(container["imagePullPolicy"], "Never");
+        assert_eq!(spec["volumes"][1]["secret"]["defaultMode"], 0o400);
+        assert_eq!(pod["metadata"]["labels"]["holdfast.dev/role"], "datamover");
+        assert_eq!(pod["metadata"]["annotations"]["sidecar.istio.io/inject"], "false");
+    }
+
+    #[test]
+    fn rules_of_installation_and_application_add_up() {
+        let placement = json!({"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "b", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"x": 1}}});
+        let placed = place_only(&PodParts {
+            placement: Some(placement),
+            volume_affinity: None,
+        });
+        assert_eq!(placed["nodeSelector"], json!({"pool": "backup", "disk": "fast"}));
+        assert_eq!(placed["tolerations"].as_array().unwrap().len(), 2);
+        assert_eq!(placed["affinity"]["nodeAffinity"]["x"], 1);
+        let required = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": []}]}});
+        let placed = place_only(&PodParts {
+            placement: None,
+            volume_affinity: Some(required),
+        });
+        let term = &placed["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        assert!(term["nodeSelectorTerms"].is_array());
+    }
+
+    fn place_only(parts: &PodParts) -> Value {
+        let settings: MoverSettings = serde_json::from_value(json!({
+            "image": "i", "nodeSelector": {"pool": "backup"}, "tolerations": [{"key": "a", "operator": "Exists"}]}))
+        .unwrap();
+        let mut pod = json!({});
+        place(&mut pod, &settings, parts);
+        pod
+    }
+
+    #[test]
+    fn every_attempt_writes_another_image_and_a_chain_keeps_its_cluster_size() {
+        let first = transfer("Backup", json!({"image": "b-uid"}));
+        let MoverJob::Backup(job) = job_for(&first, 3).unwrap() else {
+            panic!("a backup")
+        };
+        assert_eq!(job.image.to_string(), "b-uid-a3");
+        assert_eq!(job.cluster_size, 65_536);
+        let bad = transfer("Backup", json!({"image": "b-uid", "home": "nowhere"}));
+        assert!(job_for(&bad, 1).unwrap_err().to_string().starts_with("spec.home"));
+    }
+}
