@@ -154,9 +154,7 @@ fn from_status(status: Status) -> ApiError {
             tracing::error!(message, "the server's account lacks a right to impersonate");
             ApiError::new(StatusCode::BAD_GATEWAY, "serverMayNotImpersonate", message)
         }
-        400 | 403 | 422 if by_admission => {
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message)
-        }
+        400 if by_admission => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message),
         400 => ApiError::new(StatusCode::BAD_REQUEST, "invalid", message),
         403 => ApiError::new(StatusCode::FORBIDDEN, "forbidden", message),
         404 => ApiError::new(StatusCode::NOT_FOUND, "notFound", message),
@@ -170,7 +168,8 @@ fn from_status(status: Status) -> ApiError {
             "the list has changed too much; start over",
         ),
         422 => {
-            let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message);
+            let code = if by_admission { "refused" } else { "invalid" };
+            let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message);
             let causes = status.details.map(|details| details.causes).unwrap_or_default();
             error.details = causes
                 .into_iter()

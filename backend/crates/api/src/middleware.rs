@@ -1,6 +1,5 @@
 //! What happens around every handler.
 
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -202,7 +201,7 @@ async fn record(app: &App, entry: NewAuditEntry) {
         "status": entry.status,
         "outcome": entry.outcome,
     });
-    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+    if let Err(error) = app.write_audit(&line.to_string()) {
         app.metrics().audit_failures.inc();
         tracing::error!(%error, entry = %line, "an audit entry did not reach standard output");
     }

@@ -53,6 +53,7 @@ pub fn router(app: App) -> Router {
     // The last layer added is the first that a request meets.
     routes
         .route("/api", any(system::unknown))
+        .route("/api/", any(system::unknown))
         .route("/api/{*rest}", any(system::unknown))
         .fallback(console::serve)
         .layer(from_fn(middleware::deadline))

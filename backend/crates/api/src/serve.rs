@@ -88,7 +88,7 @@ pub async fn serve(listener: Listener, app: App, stopping: CancellationToken) ->
         Some(tls) => {
             let config = load(&tls).await?;
             app.writes()
-                .spawn(reload(tls, config.clone(), background.clone()));
+                .spawn(reload(tls, config.clone(), CERTIFICATE_CHECK, background.clone()));
             let mut server = axum_server::bind_rustls(address, config).handle(handle);
             limit(server.http_builder());
             server.serve(service).await
@@ -131,10 +131,10 @@ async fn load(tls: &Tls) -> Result<RustlsConfig, ServeError> {
 }
 
 /// Takes new certificates into use as cert-manager or the kubelet writes them; a broken one leaves the old in use.
-async fn reload(tls: Tls, config: RustlsConfig, stopped: CancellationToken) {
+async fn reload(tls: Tls, config: RustlsConfig, every: Duration, stopped: CancellationToken) {
     let mut seen = changed(&tls).await;
     while stopped
-        .run_until_cancelled(tokio::time::sleep(CERTIFICATE_CHECK))
+        .run_until_cancelled(tokio::time::sleep(every))
         .await
         .is_some()
     {
@@ -183,5 +183,54 @@ async fn sweep(app: App, stopped: CancellationToken) {
         {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn write_certificate(folder: &Path) -> Tls {
+        let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let tls = Tls {
+            certificate: folder.join("tls.crt"),
+            key: folder.join("tls.key"),
+        };
+        std::fs::write(&tls.certificate, own.cert.pem()).unwrap();
+        std::fs::write(&tls.key, own.signing_key.serialize_pem()).unwrap();
+        tls
+    }
+
+    #[tokio::test]
+    async fn new_certificate_is_taken_and_a_broken_one_is_not() {
+        // A second installation in the same process says so; the first is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let tls = write_certificate(folder.path());
+        let config = load(&tls).await.unwrap();
+        let stop = CancellationToken::new();
+        let every = Duration::from_millis(20);
+        let task = tokio::spawn(reload(tls.clone(), config.clone(), every, stop.clone()));
+        tokio::time::sleep(every * 5).await;
+
+        let first = config.get_inner();
+        std::fs::write(&tls.certificate, "broken").unwrap();
+        tokio::time::sleep(every * 10).await;
+        assert!(
+            Arc::ptr_eq(&first, &config.get_inner()),
+            "the old one stays in use"
+        );
+
+        write_certificate(folder.path());
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while Arc::ptr_eq(&first, &config.get_inner()) {
+            assert!(std::time::Instant::now() < deadline, "the new one was not taken");
+            tokio::time::sleep(every).await;
+        }
+        stop.cancel();
+        task.await.unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! What every request can reach.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_auth::{Cluster, Sessions, SignInLimiter};
@@ -35,6 +36,7 @@ struct Inner {
     limiter: SignInLimiter,
     metrics: Metrics,
     streams: Mutex<HashMap<Uuid, usize>>,
+    audit: Mutex<Box<dyn Write + Send>>,
     stopping: CancellationToken,
     writes: TaskTracker,
 }
@@ -55,9 +57,23 @@ impl App {
             limiter: SignInLimiter::default(),
             metrics: Metrics::new(),
             streams: Mutex::default(),
+            audit: Mutex::new(Box::new(std::io::stdout())),
             stopping,
             writes: TaskTracker::new(),
         }))
+    }
+
+    /// Writes the audit there instead of to standard output.
+    pub fn audit_to(&self, sink: impl Write + Send + 'static) {
+        *self.0.audit.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(sink);
+    }
+
+    /// Writes one line of the audit.
+    pub(crate) fn write_audit(&self, line: &str) -> std::io::Result<()> {
+        let mut sink = self.0.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        sink.write_all(line.as_bytes())?;
+        sink.write_all(b"\n")?;
+        sink.flush()
     }
 
     pub(crate) fn settings(&self) -> &Settings {

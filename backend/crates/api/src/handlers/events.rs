@@ -26,7 +26,7 @@ use crate::state::App;
 /// Proxies close connections that are silent for 30 to 60 seconds.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often a stream asks whether its session lives.
-const SESSION_CHECK: Duration = Duration::from_secs(10);
+const SESSION_CHECK: Duration = Duration::from_secs(5);
 
 /// Query of the event stream.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
