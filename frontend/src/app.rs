@@ -11,6 +11,7 @@ use crate::components::toaster::Toaster;
 use crate::pages::{backups, namespaces, not_found, plans, restores, sign_in, targets};
 use crate::routes;
 use crate::state::clock::Clock;
+use crate::state::scope::Scope;
 use crate::state::session::{SessionState, SessionStore};
 use crate::state::theme::ThemeStore;
 use crate::state::toast::Toasts;
@@ -23,6 +24,7 @@ pub(crate) fn App() -> impl IntoView {
     provide_context(session);
     provide_context(api);
     provide_context(Clock::start());
+    provide_context(Scope::load());
     provide_context(ThemeStore::load());
     provide_context(Toasts::new());
 

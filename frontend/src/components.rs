@@ -1,5 +1,6 @@
 //! The console's own component kit: semantic HTML with classes of `styles/`.
 
+pub(crate) mod clipboard;
 pub(crate) mod dialog;
 pub(crate) mod feedback;
 pub(crate) mod field;

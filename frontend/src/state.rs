@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod live;
 pub(crate) mod rate;
+pub(crate) mod scope;
 pub(crate) mod session;
 pub(crate) mod store;
 pub(crate) mod stream;

@@ -51,7 +51,16 @@ impl Api {
         self.command(Method::DELETE, "/session").await
     }
 
-    /// Every namespace the person may see.
+    /// One namespace.
+    pub(crate) async fn namespace(self, name: &str) -> Result<NamespaceProtection, ApiError> {
+        self.get(&format!(
+            "/namespaces/{}",
+            String::from(js_sys::encode_uri_component(name))
+        ))
+        .await
+    }
+
+    /// Every namespace; needs the right to list them.
     pub(crate) async fn namespaces(self) -> Result<Vec<NamespaceProtection>, ApiError> {
         let mut all = Vec::new();
         let mut path = "/namespaces?limit=500".to_owned();
@@ -96,15 +105,16 @@ impl Api {
             .await
     }
 
-    /// Deletes a resource.
+    /// Deletes a resource, but not a later one of the same name.
     pub(crate) async fn delete(
         self,
         collection: Collection,
         namespace: &str,
         name: &str,
+        uid: &str,
     ) -> Result<(), ApiError> {
-        self.command(Method::DELETE, &collection.item(namespace, name))
-            .await
+        let path = format!("{}?uid={uid}", collection.item(namespace, name));
+        self.command(Method::DELETE, &path).await
     }
 
     /// Asks a run to stop.

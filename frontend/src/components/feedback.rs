@@ -4,6 +4,7 @@ use leptos::prelude::*;
 
 use super::icon::{Glyph, Icon};
 use crate::api::ApiError;
+use crate::state::scope::Scope;
 use crate::state::store::Sync;
 use crate::words::Tone;
 
@@ -35,15 +36,40 @@ pub(crate) fn Empty(
     }
 }
 
-/// The list that may not be seen, with the right that is missing.
+/// The list that may not be seen, with the right that is missing. Somebody whose rights end at a namespace goes on
+/// from here into that one.
 #[component]
 pub(crate) fn Denied(message: String) -> impl IntoView {
+    let scope = expect_context::<Scope>();
+    let namespace = RwSignal::new(String::new());
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        let namespace = namespace.get_untracked().trim().to_owned();
+        if !namespace.is_empty() {
+            scope.set(Some(namespace));
+        }
+    };
     view! {
         <Empty
             icon=Icon::Key
             title="Not allowed to list these"
-            text=format!("{message} The cluster's access rules decide this; ask for that right.")
-        />
+            text=format!("{message}. The cluster's access rules decide this.")
+        >
+            <form class="scope-form" on:submit=submit>
+                <label for="scope-namespace">"You have rights in one namespace? Look at that one:"</label>
+                <div>
+                    <input
+                        id="scope-namespace"
+                        required=true
+                        autocomplete="off"
+                        spellcheck="false"
+                        placeholder="namespace"
+                        bind:value=namespace
+                    />
+                    <button type="submit" class="button primary">"Open"</button>
+                </div>
+            </form>
+        </Empty>
     }
 }
 

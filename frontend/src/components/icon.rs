@@ -8,15 +8,12 @@ pub(crate) enum Icon {
     Archive,
     Bucket,
     Check,
-    ChevronDown,
-    ChevronRight,
     Clock,
     Close,
     Copy,
     Cross,
     Dash,
     Key,
-    Layers,
     Moon,
     Plan,
     Play,
@@ -30,7 +27,6 @@ pub(crate) enum Icon {
     Sun,
     System,
     Trash,
-    Volume,
     Warning,
 }
 
@@ -42,8 +38,6 @@ impl Icon {
                 "M2.5 4.5l1.2 8.2c.1.5.5.8 1 .8h6.6c.5 0 .9-.3 1-.8l1.2-8.2M2.5 4.5c0-1.1 2.5-2 5.5-2s5.5.9 5.5 2-2.5 2-5.5 2-5.5-.9-5.5-2z"
             }
             Self::Check => "M3.5 8.5l3 3 6-7",
-            Self::ChevronDown => "M4 6l4 4 4-4",
-            Self::ChevronRight => "M6 4l4 4-4 4",
             Self::Clock => "M8 2.5a5.5 5.5 0 100 11 5.5 5.5 0 000-11zM8 5v3.2l2.2 1.3",
             Self::Close => "M4 4l8 8M12 4l-8 8",
             Self::Copy => "M5.5 5.5h7v8h-7zM10.5 5.5v-3h-7v8h2",
@@ -52,7 +46,6 @@ impl Icon {
             Self::Key => {
                 "M10.2 2.5a3.3 3.3 0 00-3.1 4.4L2.5 11.5v2h2.3v-1.6h1.6v-1.6h1.1l1.1-1.1a3.3 3.3 0 101.6-6.7zM10.9 5.2h.1"
             }
-            Self::Layers => "M8 2.5l5.5 2.8L8 8.1 2.5 5.3zM2.5 8.1L8 10.9l5.5-2.8M2.5 10.8L8 13.6l5.5-2.8",
             Self::Moon => "M12.8 9.7A5.3 5.3 0 016.3 3.2a5.3 5.3 0 106.5 6.5z",
             Self::Plan => "M3.5 2.5h9v11h-9zM6 5.5h4M6 8h4M6 10.5h2.5",
             Self::Play => "M5 3.5l7 4.5-7 4.5z",
@@ -68,9 +61,6 @@ impl Icon {
             }
             Self::System => "M2.5 3.5h11v7.5h-11zM6 13.5h4M8 11v2.5",
             Self::Trash => "M3 4.5h10M6 4.5v-2h4v2M4.2 4.5l.6 9h6.4l.6-9M6.8 7v4M9.2 7v4",
-            Self::Volume => {
-                "M3 4.2c0-1 2.2-1.7 5-1.7s5 .7 5 1.7-2.2 1.7-5 1.7-5-.7-5-1.7zM3 4.2v7.6c0 1 2.2 1.7 5 1.7s5-.7 5-1.7V4.2M3 8c0 1 2.2 1.7 5 1.7s5-.7 5-1.7"
-            }
             Self::Warning => "M8 2.5l6 10.8H2zM8 6.5v3.2M8 11.6v.1",
         }
     }

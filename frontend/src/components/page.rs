@@ -24,7 +24,6 @@ pub(crate) fn PageHead(
                         view! {
                             <nav class="crumbs" aria-label="Breadcrumb">
                                 <A href=href>{label}</A>
-                                <Glyph icon=Icon::ChevronRight />
                             </nav>
                         }
                     })}
@@ -64,35 +63,33 @@ pub(crate) fn Search(value: RwSignal<String>, #[prop(into)] label: String) -> im
 pub(crate) fn Segments<T>(
     #[prop(into)] label: String,
     chosen: RwSignal<T>,
-    /// Value, label and count of each choice.
-    #[prop(into)]
-    choices: Signal<Vec<(T, &'static str, usize)>>,
+    /// Value and label of each choice.
+    choices: &'static [(T, &'static str)],
+    /// How much each choice would show, in the same order.
+    counts: Memo<Vec<usize>>,
 ) -> impl IntoView
 where
     T: Copy + PartialEq + Send + Sync + 'static,
 {
-    view! {
-        <div class="segments" role="group" aria-label=label>
-            {move || {
-                choices
-                    .get()
-                    .into_iter()
-                    .map(|(value, label, count)| {
-                        view! {
-                            <button
-                                type="button"
-                                aria-pressed=move || if chosen.get() == value { "true" } else { "false" }
-                                on:click=move |_| chosen.set(value)
-                            >
-                                {label}
-                                <span class="count">{count}</span>
-                            </button>
-                        }
-                    })
-                    .collect_view()
-            }}
-        </div>
-    }
+    // The buttons stay while counts change, or the focus would be lost.
+    let buttons = choices
+        .iter()
+        .enumerate()
+        .map(|(at, (value, label))| {
+            let value = *value;
+            view! {
+                <button
+                    type="button"
+                    aria-pressed=move || if chosen.get() == value { "true" } else { "false" }
+                    on:click=move |_| chosen.set(value)
+                >
+                    {*label}
+                    <span class="count">{move || counts.with(|counts| counts.get(at).copied())}</span>
+                </button>
+            }
+        })
+        .collect_view();
+    view! { <div class="segments" role="group" aria-label=label>{buttons}</div> }
 }
 
 /// One fact of a resource.

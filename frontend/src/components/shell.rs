@@ -10,6 +10,7 @@ use super::keyboard::Keyboard;
 use crate::api::Api;
 use crate::state::clock::Clock;
 use crate::state::live::{Link, Live};
+use crate::state::scope::Scope;
 use crate::state::session::{SessionState, SessionStore};
 use crate::state::theme::{Theme, ThemeStore};
 use crate::{format, routes};
@@ -62,7 +63,7 @@ fn query(search: &str) -> String {
 
 #[component]
 fn Frame() -> impl IntoView {
-    let live = Live::start(expect_context::<Api>());
+    let live = Live::start(expect_context::<Api>(), expect_context::<Scope>());
     provide_context(live);
     view! {
         <a class="skip-link" href="#content" rel="external" on:click=move |event| {
@@ -91,6 +92,7 @@ fn Frame() -> impl IntoView {
                         .collect_view()}
                 </nav>
                 <div class="side-foot">
+                    <OneNamespace />
                     <Connection />
                     <ThemeSwitch />
                     <Person />
@@ -114,6 +116,31 @@ pub(crate) fn Mark() -> impl IntoView {
             <path d="M9 7v18M23 7v18M9 16h14" />
             <circle cx="16" cy="16" r="3.6" />
         </svg>
+    }
+}
+
+/// Says that only one namespace is looked at, with the way back.
+#[component]
+fn OneNamespace() -> impl IntoView {
+    let scope = expect_context::<Scope>();
+    move || {
+        scope.get().map(|namespace| {
+            view! {
+                <p class="one-namespace">
+                    <span class="faint">"Only namespace"</span>
+                    <strong>{namespace}</strong>
+                    <button
+                        type="button"
+                        class="icon-button"
+                        aria-label="Look at every namespace"
+                        title="Look at every namespace"
+                        on:click=move |_| scope.set(None)
+                    >
+                        <Glyph icon=Icon::Close />
+                    </button>
+                </p>
+            }
+        })
     }
 }
 
@@ -234,7 +261,7 @@ fn Person() -> impl IntoView {
                 {move || {
                     ends.get()
                         .map(|(left, soon)| {
-                            view! { <span class="faint" class:ending=soon>"Session ends in "{left}</span> }
+                            view! { <span class="faint" class:ending=soon>"Ends in "{left}</span> }
                         })
                 }}
             </div>

@@ -1,9 +1,8 @@
 //! Small pieces of text: states, times, sizes, names that can be copied.
 
 use leptos::prelude::*;
-use leptos::task::spawn_local;
-use wasm_bindgen_futures::JsFuture;
 
+use super::clipboard::CopyButton;
 use super::icon::{Glyph, Icon};
 use crate::format;
 use crate::state::clock::Clock;
@@ -82,29 +81,10 @@ pub(crate) fn Copyable(
     /// What the button copies, for a screen reader.
     what: &'static str,
 ) -> impl IntoView {
-    let copied = RwSignal::new(false);
-    let copy = move |_| {
-        let text = text.get_untracked();
-        spawn_local(async move {
-            let written = JsFuture::from(window().navigator().clipboard().write_text(&text)).await;
-            if written.is_ok() {
-                copied.set(true);
-                set_timeout(move || copied.set(false), std::time::Duration::from_secs(2));
-            }
-        });
-    };
     view! {
         <span class="copyable">
             <code>{text}</code>
-            <button
-                type="button"
-                class="icon-button"
-                aria-label=move || if copied.get() { "Copied".to_owned() } else { format!("Copy {what}") }
-                title=move || if copied.get() { "Copied" } else { "Copy" }
-                on:click=copy
-            >
-                <Glyph icon=Signal::derive(move || if copied.get() { Icon::Check } else { Icon::Copy }) />
-            </button>
+            <CopyButton text=text what=what />
         </span>
     }
 }

@@ -3,6 +3,7 @@
 use leptos::prelude::*;
 use wasm_bindgen::{JsCast, JsValue};
 
+use super::clipboard::CopyButton;
 use super::feedback::{Skeleton, Trouble};
 use crate::api::{Api, Collection};
 
@@ -88,13 +89,6 @@ pub(crate) fn YamlView(collection: Collection, #[prop(into)] key: Signal<(String
 
 #[component]
 fn Yaml(text: String, file: String, reload: impl Fn() + Copy + 'static) -> impl IntoView {
-    let copy = {
-        let text = text.clone();
-        move |_| {
-            // A refusal needs no word here: the text can be marked and copied by hand.
-            let _ = window().navigator().clipboard().write_text(&text);
-        }
-    };
     let lines = text
         .lines()
         .map(|line| {
@@ -105,12 +99,13 @@ fn Yaml(text: String, file: String, reload: impl Fn() + Copy + 'static) -> impl 
             view! { <span class="y-line">{parts}"\n"</span> }
         })
         .collect_view();
+    let all = text.clone();
     let download = move |_| save(&text, &file);
     view! {
         <div class="yaml">
             <div class="yaml-actions">
+                <CopyButton text=all what="YAML" />
                 <button type="button" class="button small" on:click=move |_| reload()>"Reload"</button>
-                <button type="button" class="button small" on:click=copy>"Copy"</button>
                 <button type="button" class="button small" on:click=download>"Download"</button>
             </div>
             <pre tabindex="0" aria-label="YAML"><code>{lines}</code></pre>

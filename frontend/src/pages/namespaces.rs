@@ -9,14 +9,15 @@ use leptos::task::spawn_local;
 use leptos_router::components::A;
 
 use crate::api::{Api, ApiError};
-use crate::components::feedback::{Empty, Skeleton, Trouble};
+use crate::components::feedback::{Denied, Empty, Skeleton, Trouble};
 use crate::components::icon::{Glyph, Icon};
 use crate::components::page::{PageHead, Search, Segments};
 use crate::components::text::{Ago, Badge};
 use crate::pages::backups::list::RowProgress;
 use crate::pages::backups::start::StartBackup;
 use crate::pages::restores::create::{RestoreDialog, Source};
-use crate::state::live::{Link, Live};
+use crate::state::live::Live;
+use crate::state::scope::Scope;
 use crate::{routes, words};
 
 /// The server derives the list from what the stream reports; it is asked again at most this often.
@@ -56,38 +57,46 @@ struct Listing {
 
 impl Listing {
     /// Reads the list now and whenever something may have changed it.
-    fn follow(api: Api, live: Live) -> Self {
+    fn follow(api: Api, live: Live, scope: Scope) -> Self {
         let listing = Self {
             rows: RwSignal::new(None),
             error: RwSignal::new(None),
         };
         let waiting = StoredValue::new(false);
-        Effect::new(move |first: Option<()>| {
+        Effect::new(move |before: Option<Option<String>>| {
             live.version();
             // What happened while the connection was lost is not in the stream.
-            matches!(live.link(), Link::Live);
-            if first.is_none() {
-                listing.read(api);
+            live.link();
+            let only = scope.get();
+            if before.as_ref() != Some(&only) {
+                listing.rows.set(None);
+                listing.error.set(None);
+                listing.read(api, scope);
             } else if !waiting.get_value() {
                 waiting.set_value(true);
                 set_timeout(
                     move || {
                         if waiting.try_set_value(false).is_none() {
-                            listing.read(api);
+                            listing.read(api, scope);
                         }
                     },
                     REFRESH,
                 );
             }
+            only
         });
         listing
     }
 
-    fn read(self, api: Api) {
+    fn read(self, api: Api, scope: Scope) {
+        let only = untrack(|| scope.get());
         spawn_local(async move {
-            let outcome = api.namespaces().await;
-            // The page may have been left meanwhile.
-            if self.rows.is_disposed() {
+            let outcome = match &only {
+                Some(namespace) => api.namespace(namespace).await.map(|row| vec![row]),
+                None => api.namespaces().await,
+            };
+            // The page may have been left meanwhile, or the answer may be to an older question.
+            if self.rows.is_disposed() || untrack(|| scope.get()) != only {
                 return;
             }
             match outcome {
@@ -105,7 +114,7 @@ impl Listing {
 #[component]
 pub(crate) fn Namespaces() -> impl IntoView {
     let api = expect_context::<Api>();
-    let listing = Listing::follow(api, expect_context::<Live>());
+    let listing = Listing::follow(api, expect_context(), expect_context());
     let search = RwSignal::new(String::new());
     let filter = RwSignal::new(Filter::All);
     let system = RwSignal::new(false);
@@ -126,29 +135,32 @@ pub(crate) fn Namespaces() -> impl IntoView {
             .filter(|row| filter.shows(row.state))
             .collect::<Vec<_>>()
     });
-    let choices = Signal::derive(move || {
+    let counts = Memo::new(move |_| {
         let found = found.get();
+        let count = |choice: Filter| found.iter().filter(|row| choice.shows(row.state)).count();
         Filter::CHOICES
-            .into_iter()
-            .map(|(choice, label)| {
-                (
-                    choice,
-                    label,
-                    found.iter().filter(|row| choice.shows(row.state)).count(),
-                )
-            })
+            .iter()
+            .map(|(choice, _)| count(*choice))
             .collect::<Vec<_>>()
     });
     view! {
         <PageHead title="Namespaces" lead="What could be brought back, and how old it would be." />
-        {move || listing.error.get().map(|error| view! { <Trouble title="The list could not be read" error=error /> })}
+        {move || {
+            listing
+                .error
+                .get()
+                .map(|error| match error.status {
+                    403 => view! { <Denied message=error.message /> }.into_any(),
+                    _ => view! { <Trouble title="The list could not be read" error=error /> }.into_any(),
+                })
+        }}
         <Show
             when=move || listing.rows.with(Option::is_some)
             fallback=move || listing.error.with(Option::is_none).then(|| view! { <Skeleton /> })
         >
             <div class="toolbar">
                 <Search value=search label="Search namespaces" />
-                <Segments label="Protection" chosen=filter choices=choices />
+                <Segments label="Protection" chosen=filter choices=&Filter::CHOICES counts=counts />
                 <label class="check">
                     <input type="checkbox" bind:checked=system />
                     "System namespaces"
@@ -220,7 +232,9 @@ fn Row(name: String, rows: Memo<Vec<Arc<NamespaceProtection>>>) -> impl IntoView
     });
     let state = Memo::new(move |_| row.get().state);
     let backups = routes::backups_of(&name);
-    let namespace = name.clone();
+    let names = StoredValue::new(name.clone());
+    let last_good = Memo::new(move |_| row.with(|row| row.last_good_backup.clone()));
+    let none = || view! { <span class="faint">"none"</span> }.into_any();
     view! {
         <tr>
             <th scope="row">
@@ -233,93 +247,90 @@ fn Row(name: String, rows: Memo<Vec<Arc<NamespaceProtection>>>) -> impl IntoView
                     tone=Signal::derive(move || words::protection(state.get()).1)
                 />
             </td>
-            <td>
-                {
-                    let namespace = namespace.clone();
-                    move || view! { <LastGood namespace=namespace.clone() row=row.get() /> }
-                }
-            </td>
+            <td>{move || last_good.get().map_or_else(none, |last| view! { <LastGood namespace=names last=last /> }.into_any())}</td>
             <td class="num">{move || row.get().points}</td>
-            <td class="wide">
-                {
-                    let namespace = namespace.clone();
-                    move || view! { <Now namespace=namespace.clone() row=row.get() /> }
-                }
-            </td>
-            <td class="row-actions"><Actions namespace=namespace row=row /></td>
+            <td class="wide"><Now namespace=names row=row /></td>
+            <td class="row-actions"><Actions names=names row=row /></td>
         </tr>
     }
     .into_any()
 }
 
 #[component]
-fn LastGood(namespace: String, row: Arc<NamespaceProtection>) -> impl IntoView {
-    match row.last_good_backup.clone() {
-        None => view! { <span class="faint">"none"</span> }.into_any(),
-        Some(last) => {
-            let href = routes::backup(&namespace, &last.name);
-            view! {
-                <A href=href>
-                    <Ago time=last.creation_timestamp />
-                </A>
-                <span class="sub faint">{last.backup_plan}</span>
-            }
-            .into_any()
-        }
+fn LastGood(namespace: StoredValue<String>, last: BackupSummary) -> impl IntoView {
+    let href = namespace.with_value(|namespace| routes::backup(namespace, &last.name));
+    let time = last.creation_timestamp;
+    view! {
+        <A href=href>
+            <Ago time=time.clone() />
+        </A>
+        <span class="sub faint">{last.backup_plan}</span>
     }
 }
 
 /// What is going on in a namespace: running backups, or the failure since the last good one.
 #[component]
-fn Now(namespace: String, row: Arc<NamespaceProtection>) -> impl IntoView {
-    let running = row
-        .running
-        .iter()
-        .map(|summary| running(&namespace, summary))
-        .collect_view();
-    let failed = row
-        .failed_since
-        .as_ref()
-        .filter(|_| row.running.is_empty())
-        .map(|summary| {
-            let href = routes::backup(&namespace, &summary.name);
-            let message = summary.message.clone().unwrap_or_else(|| "failed".to_owned());
-            let name = summary.name.clone();
-            view! {
-                <span class="failed-since">
-                    <A href=href>{name}</A>
-                    <span class="sub">{message}</span>
-                </span>
-            }
-        });
+fn Now(namespace: StoredValue<String>, row: Memo<Arc<NamespaceProtection>>) -> impl IntoView {
+    let names = Memo::new(move |_| {
+        row.with(|row| {
+            row.running
+                .iter()
+                .map(|summary| summary.name.clone())
+                .collect::<Vec<_>>()
+        })
+    });
+    let failed =
+        Memo::new(move |_| row.with(|row| row.failed_since.clone().filter(|_| row.running.is_empty())));
+    let failure = move |summary: BackupSummary| {
+        let href = namespace.with_value(|namespace| routes::backup(namespace, &summary.name));
+        let message = summary.message.unwrap_or_else(|| "failed".to_owned());
+        view! {
+            <span class="failed-since">
+                <A href=href>{summary.name}</A>
+                <span class="sub">{message}</span>
+            </span>
+        }
+    };
     view! {
-        {running}
-        {failed}
+        <For each=move || names.get() key=|name| name.clone() let(name)>
+            <RunningNow namespace=namespace name=name row=row />
+        </For>
+        {move || failed.get().map(failure)}
     }
 }
 
-fn running(namespace: &str, summary: &BackupSummary) -> impl IntoView + use<> {
-    let href = routes::backup(namespace, &summary.name);
-    let phase = summary.phase.map_or("Pending", words::backup_phase);
-    let name = summary.name.clone();
-    let percent = summary.percentage_completion;
+#[component]
+fn RunningNow(
+    namespace: StoredValue<String>,
+    name: String,
+    row: Memo<Arc<NamespaceProtection>>,
+) -> impl IntoView {
+    let href = namespace.with_value(|namespace| routes::backup(namespace, &name));
+    let wanted = name.clone();
+    let progress = Memo::new(move |_| {
+        let row = row.get();
+        let summary = row.running.iter().find(|summary| summary.name == wanted)?;
+        Some((
+            summary.phase.map_or("Pending", words::backup_phase),
+            summary.percentage_completion,
+        ))
+    });
     view! {
         <span class="running">
             <A href=href>{name}</A>
-            <RowProgress phase=phase percent=percent />
+            {move || progress.get().map(|(phase, percent)| view! { <RowProgress phase=phase percent=percent /> })}
         </span>
     }
 }
 
 #[component]
-fn Actions(namespace: String, row: Memo<Arc<NamespaceProtection>>) -> impl IntoView {
+fn Actions(names: StoredValue<String>, row: Memo<Arc<NamespaceProtection>>) -> impl IntoView {
     let starting = RwSignal::new(false);
     let restoring = RwSignal::new(false);
     let plans = Memo::new(move |_| row.get().plans.clone());
     let point = Memo::new(move |_| row.get().last_good_backup.as_ref().map(|last| last.name.clone()));
-    let protect = routes::protect(&namespace);
-    let label = format!("Protect {namespace}");
-    let names = StoredValue::new(namespace);
+    let protect = names.with_value(|namespace| routes::protect(namespace));
+    let label = names.with_value(|namespace| format!("Protect {namespace}"));
     view! {
         <Show when=move || point.get().is_some()>
             <button

@@ -8,11 +8,12 @@ use leptos::task::spawn_local;
 
 use super::clock;
 use super::rate::Rates;
+use super::scope::Scope;
 use super::store::{Named, Shelf, Store, Sync};
 use super::stream::{Signal as StreamSignal, Stream};
 use crate::api::Api;
 
-/// The stream with the kinds the console shows.
+/// The stream of everything the person may see.
 const URL: &str = "/api/v1/events";
 /// Messages are taken in together at most this often: a first load of thousands of objects is one update.
 const BATCH: Duration = Duration::from_millis(80);
@@ -34,6 +35,7 @@ pub(crate) enum Link {
 #[derive(Clone, Copy)]
 pub(crate) struct Live {
     api: Api,
+    scope: Scope,
     store: RwSignal<Store>,
     rates: RwSignal<Rates>,
     link: RwSignal<Link>,
@@ -47,10 +49,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Opens the stream; it is closed when the owner goes.
-    pub(crate) fn start(api: Api) -> Self {
+    /// Opens the stream; it is closed when the owner goes, and opened anew when the scope changes.
+    pub(crate) fn start(api: Api, scope: Scope) -> Self {
         let live = Self {
             api,
+            scope,
             store: RwSignal::new(Store::default()),
             rates: RwSignal::new(Rates::default()),
             link: RwSignal::new(Link::Connecting),
@@ -60,7 +63,16 @@ impl Live {
             retry: StoredValue::new(None),
             failures: StoredValue::new(0),
         };
-        live.connect();
+        Effect::new(move |before: Option<Option<String>>| {
+            let namespace = scope.get();
+            if before.is_some() {
+                live.clear_retry();
+                live.pending.set_value(Vec::new());
+                live.store.set(Store::default());
+            }
+            live.connect();
+            namespace
+        });
         on_cleanup(move || live.stop());
         live
     }
@@ -73,6 +85,12 @@ impl Live {
     /// Changes whenever plans, backups or restores did, tracked.
     pub(crate) fn version(self) -> u32 {
         self.version.get()
+    }
+
+    /// Takes in a resource that a request has answered with, so that its page need not wait for the stream.
+    pub(crate) fn insert(self, resource: Resource) {
+        self.enqueue(ServerEvent::Upsert { resource });
+        self.flush();
     }
 
     /// Connects now instead of at the end of the waiting time.
@@ -132,8 +150,17 @@ impl Live {
     fn connect(self) {
         // Messages of the connection before must not come after those of the new one.
         self.stream.set_value(None);
+        let url = match untrack(|| self.scope.get()) {
+            Some(namespace) => {
+                format!(
+                    "{URL}?namespace={}",
+                    String::from(js_sys::encode_uri_component(&namespace))
+                )
+            }
+            None => URL.to_owned(),
+        };
         self.stream
-            .set_value(Stream::open(URL, move |signal| self.on(signal)));
+            .set_value(Stream::open(&url, move |signal| self.on(signal)));
     }
 
     fn stop(self) {

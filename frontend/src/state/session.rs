@@ -38,9 +38,9 @@ impl SessionStore {
         })
     }
 
-    /// The namespace Holdfast is installed in; empty while nobody is signed in.
+    /// The namespace Holdfast is installed in; empty while nobody is signed in. Not tracked.
     pub(crate) fn install_namespace(self) -> String {
-        self.signed_in()
+        untrack(|| self.signed_in())
             .map(|session| session.install_namespace)
             .unwrap_or_default()
     }

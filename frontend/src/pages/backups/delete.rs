@@ -18,6 +18,7 @@ pub(crate) fn DeleteDialog(
     open: RwSignal<bool>,
     collection: Collection,
     #[prop(into)] key: Signal<(String, String)>,
+    #[prop(into)] uid: Signal<String>,
     /// The kind in words, as in "plan".
     what: &'static str,
     /// What goes and what stays.
@@ -36,6 +37,7 @@ pub(crate) fn DeleteDialog(
                 open=open
                 collection=collection
                 key=key
+                uid=uid
                 what=what
                 text=text
                 destroys=destroys
@@ -50,6 +52,7 @@ fn Form(
     open: RwSignal<bool>,
     collection: Collection,
     key: Signal<(String, String)>,
+    uid: Signal<String>,
     what: &'static str,
     text: Signal<String>,
     destroys: Signal<bool>,
@@ -65,9 +68,10 @@ fn Form(
         busy.set(true);
         error.set(None);
         let (namespace, name) = key.get_untracked();
+        let uid = uid.get_untracked();
         let done = done.clone();
         spawn_local(async move {
-            match api.delete(collection, &namespace, &name).await {
+            match api.delete(collection, &namespace, &name, &uid).await {
                 Ok(()) => {
                     toasts.good(format!("The {what} {name} is being deleted."), None);
                     open.set(false);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_shared::{Backup, BackupPhase, DeletionPolicy, RunState};
+use holdfast_shared::{Backup, BackupPhase, BackupStatus, DeletionPolicy, RunState};
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 use leptos_router::components::A;
@@ -134,6 +134,7 @@ fn Actions(key: Signal<(String, String)>, backup: Memo<Option<Arc<Backup>>>) -> 
             open=deleting
             collection=Collection::Backups
             key=key
+            uid=Signal::derive(move || backup.get().map(|backup| backup.metadata.uid.clone()).unwrap_or_default())
             what="backup"
             text=text
             destroys=destroys
@@ -171,6 +172,27 @@ fn Overview(backup: Memo<Option<Arc<Backup>>>) -> impl IntoView {
         seen.get_value().expect("shown only while there is a backup")
     });
     let state = Memo::new(move |_| backup.get().state());
+    // Without what changes all the time, so that links keep the focus while a run goes on.
+    let lasting = Memo::new(move |_| {
+        let backup = backup.get();
+        let BackupStatus {
+            kind,
+            target,
+            location,
+            ..
+        } = backup.status.clone();
+        let status = BackupStatus {
+            kind,
+            target,
+            location,
+            ..BackupStatus::default()
+        };
+        Arc::new(Backup {
+            metadata: backup.metadata.clone(),
+            spec: backup.spec.clone(),
+            status,
+        })
+    });
     let problems = Memo::new(move |_| backup.get().status.problems.clone());
     let volumes = Memo::new(move |_| backup.get().status.volumes.clone());
     view! {
@@ -191,7 +213,7 @@ fn Overview(backup: Memo<Option<Arc<Backup>>>) -> impl IntoView {
             <Fact label="Objects">
                 {move || backup.get().status.objects.map_or_else(|| "–".to_owned(), |objects| objects.to_string())}
             </Fact>
-            {move || view! { <Facts backup=backup.get() /> }}
+            {move || view! { <Facts backup=lasting.get() /> }}
         </dl>
         <Show when=move || !problems.with(Vec::is_empty)>
             <section class="section">
@@ -241,7 +263,11 @@ fn Facts(backup: Arc<Backup>) -> impl IntoView {
     };
     let kind = kind(&backup);
     let plan_href = routes::plan(&namespace, &plan);
-    let requester = backup.spec.requester.as_ref().map_or_else(|| "–".to_owned(), |person| person.user.clone());
+    let requester = backup
+        .spec
+        .requester
+        .as_ref()
+        .map_or_else(|| "–".to_owned(), |person| person.user.clone());
     let created = backup.metadata.creation_timestamp.clone();
     let location = backup.status.location.clone();
     view! {

@@ -98,17 +98,12 @@ pub(crate) fn Backups() -> impl IntoView {
             .filter(|backup| filter.shows(backup.state()))
             .collect::<Vec<_>>()
     });
-    let choices = Signal::derive(move || {
+    let counts = Memo::new(move |_| {
         let found = found.get();
+        let count = |choice: Filter| found.iter().filter(|backup| choice.shows(backup.state())).count();
         Filter::CHOICES
-            .into_iter()
-            .map(|(choice, label)| {
-                (
-                    choice,
-                    label,
-                    found.iter().filter(|backup| choice.shows(backup.state())).count(),
-                )
-            })
+            .iter()
+            .map(|(choice, _)| count(*choice))
             .collect::<Vec<_>>()
     });
     let none = Signal::derive(move || all.with(Vec::is_empty));
@@ -131,7 +126,7 @@ pub(crate) fn Backups() -> impl IntoView {
             >
                 <div class="toolbar">
                     <Search value=search label="Search backups" />
-                    <Segments label="State" chosen=filter choices=choices />
+                    <Segments label="State" chosen=filter choices=&Filter::CHOICES counts=counts />
                 </div>
                 <Show
                     when=move || !rows.with(Vec::is_empty)
@@ -148,7 +143,8 @@ pub(crate) fn Backups() -> impl IntoView {
 #[component]
 pub(crate) fn BackupTable(rows: Memo<Vec<Arc<Backup>>>) -> impl IntoView {
     let shown = RwSignal::new(STEP);
-    let visible = Memo::new(move |_| rows.with(|rows| rows.iter().take(shown.get()).cloned().collect::<Vec<_>>()));
+    let visible =
+        Memo::new(move |_| rows.with(|rows| rows.iter().take(shown.get()).cloned().collect::<Vec<_>>()));
     let count = move || rows.with(Vec::len);
     view! {
         <div class="table-frame">

@@ -1,6 +1,6 @@
 //! The dialog that starts a backup.
 
-use holdfast_shared::{BackupType, CreateBackup, DeletionPolicy};
+use holdfast_shared::{BackupType, CreateBackup, DeletionPolicy, Resource};
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 use leptos_router::hooks::use_navigate;
@@ -9,6 +9,7 @@ use crate::api::{Api, ApiError};
 use crate::components::dialog::{Dialog, FormFoot};
 use crate::components::field::{Choice, SelectField};
 use crate::routes;
+use crate::state::live::Live;
 use crate::state::toast::Toasts;
 
 /// "Back up now" for one namespace; with several plans, one is chosen.
@@ -26,6 +27,7 @@ pub(crate) fn StartBackup(open: RwSignal<bool>, namespace: String, plans: Vec<St
 fn Form(open: RwSignal<bool>, namespace: String, plans: Vec<String>) -> impl IntoView {
     let api = expect_context::<Api>();
     let toasts = expect_context::<Toasts>();
+    let live = expect_context::<Live>();
     let navigate = use_navigate();
     let plan = RwSignal::new(plans.first().cloned().unwrap_or_default());
     let kind = RwSignal::new("Incremental".to_owned());
@@ -60,13 +62,11 @@ fn Form(open: RwSignal<bool>, namespace: String, plans: Vec<String>) -> impl Int
         spawn_local(async move {
             match api.create_backup(&body).await {
                 Ok(backup) => {
-                    let name = backup.metadata.name;
-                    toasts.good(format!("Backup {name} started."), None);
+                    let page = routes::backup(&backup.metadata.namespace, &backup.metadata.name);
+                    toasts.good(format!("Backup {} started.", backup.metadata.name), None);
+                    live.insert(Resource::Backup(Box::new(backup)));
                     open.set(false);
-                    navigate(
-                        &routes::backup(&backup.metadata.namespace, &name),
-                        Default::default(),
-                    );
+                    navigate(&page, Default::default());
                 }
                 Err(failed) => {
                     error.set(Some(failed));

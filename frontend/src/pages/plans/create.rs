@@ -1,8 +1,10 @@
 //! The form for a new plan.
 
+use std::sync::Arc;
+
 use holdfast_shared::{
-    BackupConfig, BackupPlanSpec, CreateBackup, CreateBackupPlan, GroupVersionKind, NamespaceProtection,
-    ObjectRef, ResourceSelector, ResourceSet, Target,
+    BackupConfig, BackupPlanSpec, CreateBackup, CreateBackupPlan, GroupVersionKind, ObjectRef, Resource,
+    ResourceSelector, ResourceSet, Target,
 };
 use leptos::prelude::*;
 use leptos::task::spawn_local;
@@ -11,13 +13,14 @@ use leptos_router::hooks::{use_navigate, use_query_map};
 
 use crate::api::{Api, ApiError};
 use crate::components::feedback::{Notice, Trouble};
-use crate::components::field::{CheckField, SelectField, TextField};
+use crate::components::field::{CheckField, Field, SelectField, TextField};
 use crate::components::icon::{Glyph, Icon};
 use crate::components::page::PageHead;
 use crate::components::run::accepted;
 use crate::pages::targets::create::words;
 use crate::routes;
 use crate::state::live::Live;
+use crate::state::scope::Scope;
 use crate::state::store::Sync;
 use crate::state::toast::Toasts;
 use crate::words::Tone;
@@ -34,6 +37,16 @@ struct Form {
 }
 
 impl Form {
+    fn new(namespace: String) -> Self {
+        Self {
+            name: RwSignal::new(namespace.clone()),
+            namespace: RwSignal::new(namespace),
+            target: RwSignal::new(String::new()),
+            excluded_claims: RwSignal::new(String::new()),
+            start: RwSignal::new(true),
+        }
+    }
+
     fn body(self) -> CreateBackupPlan {
         let namespace = self.namespace.get_untracked().trim().to_owned();
         let claims = words(&self.excluded_claims.get_untracked());
@@ -86,44 +99,52 @@ fn allows(target: &Target, namespace: &str) -> bool {
             .any(|allowed| allowed == "*" || allowed == namespace)
 }
 
+/// The targets that plans of the typed namespace may use, of those that can be seen.
+fn usable(live: Live, namespace: RwSignal<String>) -> Memo<Vec<Arc<Target>>> {
+    let all = live.targets();
+    Memo::new(move |_| {
+        let namespace = namespace.get();
+        all.get()
+            .into_iter()
+            .filter(|target| allows(target, namespace.trim()))
+            .collect()
+    })
+}
+
+/// Chooses the first target that works, until somebody chooses another.
+fn choose_target(targets: Memo<Vec<Arc<Target>>>, chosen: RwSignal<String>) {
+    Effect::new(move |_| {
+        let targets = targets.get();
+        let path = |target: &Target| format!("{}/{}", target.metadata.namespace, target.metadata.name);
+        if targets
+            .iter()
+            .all(|target| path(target) != chosen.get_untracked())
+        {
+            let works = |target: &&Arc<Target>| accepted(&target.status.conditions).1 == Tone::Good;
+            let best = targets.iter().find(works).or(targets.first());
+            chosen.set(best.map(|target| path(target)).unwrap_or_default());
+        }
+    });
+}
+
 /// The page.
 #[component]
 pub(crate) fn NewPlan() -> impl IntoView {
     let api = expect_context::<Api>();
     let toasts = expect_context::<Toasts>();
     let live = expect_context::<Live>();
-    let asked = use_query_map()
-        .with_untracked(|query| query.get("namespace"))
-        .unwrap_or_default();
-    let form = Form {
-        name: RwSignal::new(asked.clone()),
-        namespace: RwSignal::new(asked),
-        target: RwSignal::new(String::new()),
-        excluded_claims: RwSignal::new(String::new()),
-        start: RwSignal::new(true),
-    };
-    let targets = Memo::new(move |_| {
-        let namespace = form.namespace.get();
-        live.targets()
-            .get()
-            .into_iter()
-            .filter(|target| allows(target, namespace.trim()))
-            .collect::<Vec<_>>()
-    });
-    // The first usable target is chosen until somebody chooses another.
-    Effect::new(move |_| {
-        let targets = targets.get();
-        let chosen = form.target.get_untracked();
-        let name = |target: &Target| format!("{}/{}", target.metadata.namespace, target.metadata.name);
-        if !targets.iter().any(|target| name(target) == chosen) {
-            let best = targets
-                .iter()
-                .find(|target| accepted(&target.status.conditions).1 == Tone::Good)
-                .or(targets.first());
-            form.target
-                .set(best.map(|target| name(target)).unwrap_or_default());
-        }
-    });
+    let scope = expect_context::<Scope>();
+    let asked = use_query_map().with_untracked(|query| query.get("namespace"));
+    let asked = asked.or_else(|| untrack(|| scope.get())).unwrap_or_default();
+    let form = Form::new(asked);
+    // Who looks at one namespace does not see the targets of others, and may still be allowed to use them.
+    let typed = untrack(|| scope.is_single());
+    let targets = usable(live, form.namespace);
+    if !typed {
+        choose_target(targets, form.target);
+    }
+    let ready = live.sync(|store| &store.targets);
+    let no_target = Memo::new(move |_| !typed && targets.with(Vec::is_empty) && ready.get() == Sync::Ready);
     let busy = RwSignal::new(false);
     let error = RwSignal::new(None::<ApiError>);
     let navigate = use_navigate();
@@ -133,22 +154,8 @@ pub(crate) fn NewPlan() -> impl IntoView {
         error.set(None);
         let navigate = navigate.clone();
         spawn_local(async move {
-            let body = form.body();
-            match api.create_plan(&body).await {
-                Ok(plan) => {
-                    let (namespace, name) = (plan.metadata.namespace, plan.metadata.name);
-                    toasts.good(format!("Plan {name} created."), None);
-                    let first = if form.start.get_untracked() {
-                        start_first(api, toasts, &namespace, &name).await
-                    } else {
-                        None
-                    };
-                    let page = match first {
-                        Some(backup) => routes::backup(&namespace, &backup),
-                        None => routes::plan(&namespace, &name),
-                    };
-                    navigate(&page, Default::default());
-                }
+            match create(api, toasts, live, form).await {
+                Ok(page) => navigate(&page, Default::default()),
                 Err(failed) => {
                     error.set(Some(failed));
                     busy.set(false);
@@ -156,9 +163,6 @@ pub(crate) fn NewPlan() -> impl IntoView {
             }
         });
     };
-    let no_target = Memo::new(move |_| {
-        targets.with(Vec::is_empty) && live.sync(|store| &store.targets).get() == Sync::Ready
-    });
     view! {
         <PageHead
             title="New plan"
@@ -173,7 +177,8 @@ pub(crate) fn NewPlan() -> impl IntoView {
                     text="Create one, or let an existing target list the namespace in its allowed namespaces."
                 />
             </Show>
-            <Fields form=form targets=targets error=error />
+            <What form=form error=error />
+            <WhereTo form=form targets=targets typed=typed error=error />
             {move || error.get().map(|error| view! { <Trouble title="The plan was not created" error=error /> })}
             <footer class="form-foot">
                 <A href=routes::PLANS attr:class="button">"Cancel"</A>
@@ -186,65 +191,67 @@ pub(crate) fn NewPlan() -> impl IntoView {
     }
 }
 
-/// Starts the first backup of a new plan. The plan is there whatever comes of it.
-async fn start_first(api: Api, toasts: Toasts, namespace: &str, plan: &str) -> Option<String> {
+/// Creates the plan and, if asked, its first backup. The answer is the page to go to.
+async fn create(api: Api, toasts: Toasts, live: Live, form: Form) -> Result<String, ApiError> {
+    let plan = api.create_plan(&form.body()).await?;
+    let (namespace, name) = (plan.metadata.namespace.clone(), plan.metadata.name.clone());
+    let href = routes::plan(&namespace, &name);
+    toasts.good(
+        format!("Plan {name} created."),
+        Some(("Open it".to_owned(), href.clone())),
+    );
+    live.insert(Resource::BackupPlan(plan));
+    if !form.start.get_untracked() {
+        return Ok(href);
+    }
     let body = CreateBackup {
-        namespace: namespace.to_owned(),
+        namespace,
         name: None,
-        backup_plan: plan.to_owned(),
+        backup_plan: name,
         kind: Default::default(),
         deletion_policy: Default::default(),
     };
     match api.create_backup(&body).await {
-        Ok(backup) => Some(backup.metadata.name),
+        Ok(backup) => {
+            let page = routes::backup(&backup.metadata.namespace, &backup.metadata.name);
+            live.insert(Resource::Backup(Box::new(backup)));
+            Ok(page)
+        }
+        // The plan is there whatever comes of its first backup.
         Err(error) => {
             toasts.bad("The first backup was not started", &error);
-            None
+            Ok(href)
         }
     }
 }
 
+/// What is wrong with a field, if the server named it.
+fn at(error: RwSignal<Option<ApiError>>, field: &'static str) -> Signal<Option<String>> {
+    Signal::derive(move || error.with(|error| error.as_ref().and_then(|error| error.field(field))))
+}
+
 #[component]
-fn Fields(
-    form: Form,
-    targets: Memo<Vec<std::sync::Arc<Target>>>,
-    error: RwSignal<Option<ApiError>>,
-) -> impl IntoView {
+fn What(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
     let api = expect_context::<Api>();
+    // Only proposals: without the right to list namespaces the name is typed.
     let namespaces = LocalResource::new(move || api.namespaces());
-    let known = Memo::new(move |_| match namespaces.get() {
-        Some(Ok(found)) => found,
-        _ => Vec::<NamespaceProtection>::new(),
-    });
-    let at = move |field: &'static str| {
-        Signal::derive(move || error.with(|error| error.as_ref().and_then(|error| error.field(field))))
+    let proposals = move || {
+        let found = namespaces.get().and_then(Result::ok).unwrap_or_default();
+        found
+            .into_iter()
+            .map(|found| view! { <option value=found.name></option> })
+            .collect_view()
     };
-    let options = Signal::derive(move || {
-        let mut options: Vec<(String, String)> = targets
-            .get()
-            .iter()
-            .map(|target| {
-                let path = format!("{}/{}", target.metadata.namespace, target.metadata.name);
-                let (state, tone, ..) = accepted(&target.status.conditions);
-                let label = if tone == Tone::Good {
-                    path.clone()
-                } else {
-                    format!("{path} ({})", state.to_lowercase())
-                };
-                (path, label)
-            })
-            .collect();
-        if options.is_empty() {
-            options.push((String::new(), "no usable target".to_owned()));
-        }
-        options
-    });
     view! {
         <fieldset>
             <legend>"What"</legend>
             <div class="columns">
-                <div class="field">
-                    <label for="namespace">"Namespace"</label>
+                <Field
+                    id="namespace"
+                    label="Namespace"
+                    error=at(error, "namespace")
+                    hint="The plan lives in the namespace that it protects."
+                >
                     <input
                         id="namespace"
                         list="namespaces"
@@ -254,34 +261,68 @@ fn Fields(
                         aria-describedby="namespace-hint"
                         bind:value=form.namespace
                     />
-                    <datalist id="namespaces">
-                        {move || {
-                            known.get().into_iter().map(|known| view! { <option value=known.name></option> }).collect_view()
-                        }}
-                    </datalist>
-                    <p class="hint" id="namespace-hint">"The plan lives in the namespace that it protects."</p>
-                </div>
-                <TextField id="name" label="Plan name" value=form.name error=at("name") />
+                    <datalist id="namespaces">{proposals}</datalist>
+                </Field>
+                <TextField id="name" label="Plan name" value=form.name error=at(error, "name") />
             </div>
             <TextField
                 id="excluded-claims"
                 label="Leave out claims"
                 value=form.excluded_claims
                 optional=true
-                error=at("spec.excludeResources")
+                error=at(error, "spec.excludeResources")
                 hint="Names of PersistentVolumeClaims whose data is not needed. Backups are complete without them."
             />
         </fieldset>
+    }
+}
+
+#[component]
+fn WhereTo(
+    form: Form,
+    targets: Memo<Vec<Arc<Target>>>,
+    typed: bool,
+    error: RwSignal<Option<ApiError>>,
+) -> impl IntoView {
+    let options = Signal::derive(move || {
+        let label = |target: &Target| {
+            let path = format!("{}/{}", target.metadata.namespace, target.metadata.name);
+            let (state, tone, ..) = accepted(&target.status.conditions);
+            match tone {
+                Tone::Good => (path.clone(), path),
+                _ => (path.clone(), format!("{path} ({})", state.to_lowercase())),
+            }
+        };
+        let options: Vec<_> = targets.get().iter().map(|target| label(target)).collect();
+        if options.is_empty() {
+            vec![(String::new(), "no usable target".to_owned())]
+        } else {
+            options
+        }
+    });
+    let fault = at(error, "spec.backupConfig.target");
+    let lasting = "It cannot be changed later: a chain of backups lives on one target.";
+    view! {
         <fieldset>
             <legend>"Where to"</legend>
-            <SelectField
-                id="target"
-                label="Target"
-                value=form.target
-                options=options
-                error=at("spec.backupConfig.target")
-                hint="It cannot be changed later: a chain of backups lives on one target."
-            />
+            {if typed {
+                view! {
+                    <TextField
+                        id="target"
+                        label="Target"
+                        value=form.target
+                        placeholder="namespace/name"
+                        error=fault
+                        hint=lasting
+                    />
+                }
+                    .into_any()
+            } else {
+                view! {
+                    <SelectField id="target" label="Target" value=form.target options=options error=fault hint=lasting />
+                }
+                    .into_any()
+            }}
             <CheckField
                 id="start"
                 value=form.start

@@ -103,6 +103,7 @@ pub(crate) fn PlanPage() -> impl IntoView {
             open=deleting
             collection=Collection::BackupPlans
             key=key
+            uid=Signal::derive(move || plan.get().map(|plan| plan.metadata.uid.clone()).unwrap_or_default())
             what="plan"
             text="The namespace is no longer protected by this plan. Its backups and their data on the target stay and can be restored."
             done=move || navigate(routes::PLANS, Default::default())
@@ -154,9 +155,16 @@ fn Facts(plan: std::sync::Arc<BackupPlan>) -> impl IntoView {
             }
         })
         .collect();
-    let excluded = if excluded.is_empty() { "nothing".to_owned() } else { excluded.join("; ") };
+    let excluded = if excluded.is_empty() {
+        "nothing".to_owned()
+    } else {
+        excluded.join("; ")
+    };
     let target = target_link(&plan);
-    let points = plan.status.points.map_or_else(|| "–".to_owned(), |points| points.to_string());
+    let points = plan
+        .status
+        .points
+        .map_or_else(|| "–".to_owned(), |points| points.to_string());
     let created = plan.metadata.creation_timestamp.clone();
     view! {
         <Fact label="Target">{target}</Fact>

@@ -150,7 +150,11 @@ fn Row(plan: Arc<BackupPlan>) -> impl IntoView {
 /// A link to the target of a plan.
 pub(crate) fn target_link(plan: &BackupPlan) -> impl IntoView + use<> {
     let target = &plan.spec.backup_config.target;
-    let namespace = target.namespace.as_ref().unwrap_or(&plan.metadata.namespace).clone();
+    let namespace = target
+        .namespace
+        .as_ref()
+        .unwrap_or(&plan.metadata.namespace)
+        .clone();
     let name = target.name.clone();
     let href = routes::target(&namespace, &name);
     view! {

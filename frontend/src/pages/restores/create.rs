@@ -1,6 +1,6 @@
 //! The dialog that starts a restore: from a backup, from a plan's newest backup, or by location.
 
-use holdfast_shared::{CreateRestore, ObjectRef, RestoreSource, SourceType};
+use holdfast_shared::{CreateRestore, ObjectRef, Resource, RestoreSource, SourceType};
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 use leptos_router::hooks::use_navigate;
@@ -10,6 +10,7 @@ use crate::components::dialog::{Dialog, FormFoot};
 use crate::components::field::{CheckField, Choice, SelectField, TextField};
 use crate::routes;
 use crate::state::live::Live;
+use crate::state::scope::Scope;
 use crate::state::session::SessionStore;
 use crate::state::toast::Toasts;
 
@@ -114,11 +115,13 @@ fn Form(open: RwSignal<bool>, source: Source) -> impl IntoView {
     let api = expect_context::<Api>();
     let toasts = expect_context::<Toasts>();
     let install = expect_context::<SessionStore>().install_namespace();
+    let live = expect_context::<Live>();
     let navigate = use_navigate();
     let own = source.namespace().map(str::to_owned);
     let located = own.is_none();
     // `same`: the point's own or an existing namespace; `new`: one that the restore creates.
-    let into = RwSignal::new("new".to_owned());
+    let single = untrack(|| expect_context::<Scope>().is_single());
+    let into = RwSignal::new(if single { "same" } else { "new" }.to_owned());
     let existing = RwSignal::new(own.clone().unwrap_or_default());
     let create = RwSignal::new(false);
     let fresh = RwSignal::new(
@@ -163,13 +166,11 @@ fn Form(open: RwSignal<bool>, source: Source) -> impl IntoView {
         spawn_local(async move {
             match api.create_restore(&body).await {
                 Ok(restore) => {
-                    let name = restore.metadata.name;
-                    toasts.good(format!("Restore {name} started."), None);
+                    let page = routes::restore(&restore.metadata.namespace, &restore.metadata.name);
+                    toasts.good(format!("Restore {} started.", restore.metadata.name), None);
+                    live.insert(Resource::Restore(Box::new(restore)));
                     open.set(false);
-                    navigate(
-                        &routes::restore(&restore.metadata.namespace, &name),
-                        Default::default(),
-                    );
+                    navigate(&page, Default::default());
                 }
                 Err(failed) => {
                     error.set(Some(failed));
@@ -199,6 +200,7 @@ fn Form(open: RwSignal<bool>, source: Source) -> impl IntoView {
 #[component]
 fn PointFields(target: RwSignal<String>, location: RwSignal<String>) -> impl IntoView {
     let live = expect_context::<Live>();
+    let scope = expect_context::<Scope>();
     let targets = live.targets();
     let options = Signal::derive(move || {
         let mut options = vec![(String::new(), "Choose a target".to_owned())];
@@ -208,8 +210,23 @@ fn PointFields(target: RwSignal<String>, location: RwSignal<String>) -> impl Int
         }));
         options
     });
+    // Who looks at one namespace does not see the targets of others, and may still be allowed to use them.
+    let typed = untrack(|| scope.is_single());
     view! {
-        <SelectField id="restore-target" label="Target" value=target options=options />
+        {if typed {
+            view! {
+                <TextField
+                    id="restore-target"
+                    label="Target"
+                    value=target
+                    placeholder="namespace/name"
+                    hint="Ask whoever runs Holdfast which target holds the point."
+                />
+            }
+                .into_any()
+        } else {
+            view! { <SelectField id="restore-target" label="Target" value=target options=options /> }.into_any()
+        }}
         <TextField
             id="restore-location"
             label="Location"

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_shared::{Restore, RestorePhase, RunState};
+use holdfast_shared::{Restore, RestorePhase, RestoreStatus, RunState};
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 use leptos_router::components::A;
@@ -118,6 +118,7 @@ fn Actions(key: Signal<(String, String)>, restore: Memo<Option<Arc<Restore>>>) -
             open=deleting
             collection=Collection::Restores
             key=key
+            uid=Signal::derive(move || restore.get().map(|restore| restore.metadata.uid.clone()).unwrap_or_default())
             what="restore"
             text=text
             done=move || navigate(routes::RESTORES, Default::default())
@@ -136,6 +137,27 @@ fn Overview(restore: Memo<Option<Arc<Restore>>>) -> impl IntoView {
         seen.get_value().expect("shown only while there is a restore")
     });
     let state = Memo::new(move |_| restore.get().state());
+    // Without what changes all the time, so that links keep the focus while a run goes on.
+    let lasting = Memo::new(move |_| {
+        let restore = restore.get();
+        let RestoreStatus {
+            target,
+            restore_namespace,
+            report,
+            ..
+        } = restore.status.clone();
+        let status = RestoreStatus {
+            target,
+            restore_namespace,
+            report,
+            ..RestoreStatus::default()
+        };
+        Arc::new(Restore {
+            metadata: restore.metadata.clone(),
+            spec: restore.spec.clone(),
+            status,
+        })
+    });
     let problems = Memo::new(move |_| restore.get().status.problems.clone());
     let volumes = Memo::new(move |_| restore.get().status.volumes.clone());
     view! {
@@ -153,7 +175,7 @@ fn Overview(restore: Memo<Option<Arc<Restore>>>) -> impl IntoView {
             </Fact>
             <Fact label="Duration"><RestoreTook restore=restore /></Fact>
             <Fact label="Objects">{move || view! { <Objects restore=restore.get() /> }}</Fact>
-            {move || view! { <Facts restore=restore.get() /> }}
+            {move || view! { <Facts restore=lasting.get() /> }}
         </dl>
         <Show when=move || !problems.with(Vec::is_empty)>
             <section class="section">
@@ -217,7 +239,11 @@ fn Facts(restore: Arc<Restore>) -> impl IntoView {
     });
     let from = source_link(&restore);
     let into = into(&restore);
-    let requester = restore.spec.requester.as_ref().map_or_else(|| "–".to_owned(), |person| person.user.clone());
+    let requester = restore
+        .spec
+        .requester
+        .as_ref()
+        .map_or_else(|| "–".to_owned(), |person| person.user.clone());
     let created = restore.metadata.creation_timestamp.clone();
     let report = restore.status.report.clone();
     view! {

@@ -46,20 +46,17 @@ pub(crate) fn Restores() -> impl IntoView {
             .filter(|restore| filter.shows(restore.state()))
             .collect::<Vec<_>>()
     });
-    let choices = Signal::derive(move || {
+    let counts = Memo::new(move |_| {
         let found = found.get();
+        let count = |choice: Filter| {
+            found
+                .iter()
+                .filter(|restore| choice.shows(restore.state()))
+                .count()
+        };
         Filter::CHOICES
-            .into_iter()
-            .map(|(choice, label)| {
-                (
-                    choice,
-                    label,
-                    found
-                        .iter()
-                        .filter(|restore| choice.shows(restore.state()))
-                        .count(),
-                )
-            })
+            .iter()
+            .map(|(choice, _)| count(*choice))
             .collect::<Vec<_>>()
     });
     let none = Signal::derive(move || all.with(Vec::is_empty));
@@ -88,7 +85,7 @@ pub(crate) fn Restores() -> impl IntoView {
             >
                 <div class="toolbar">
                     <Search value=search label="Search restores" />
-                    <Segments label="State" chosen=filter choices=choices />
+                    <Segments label="State" chosen=filter choices=&Filter::CHOICES counts=counts />
                 </div>
                 <Show
                     when=move || !rows.with(Vec::is_empty)
@@ -104,7 +101,8 @@ pub(crate) fn Restores() -> impl IntoView {
 #[component]
 fn Table(rows: Memo<Vec<Arc<Restore>>>) -> impl IntoView {
     let shown = RwSignal::new(STEP);
-    let visible = Memo::new(move |_| rows.with(|rows| rows.iter().take(shown.get()).cloned().collect::<Vec<_>>()));
+    let visible =
+        Memo::new(move |_| rows.with(|rows| rows.iter().take(shown.get()).cloned().collect::<Vec<_>>()));
     view! {
         <div class="table-frame">
             <table class="table">

@@ -1,7 +1,7 @@
 //! The form for a new target.
 
 use holdfast_shared::{
-    CreateTarget, ObjectRef, ObjectStoreCredentials, SslCertConfig, TargetCredentials, TargetSpec,
+    CreateTarget, ObjectRef, ObjectStoreCredentials, Resource, SslCertConfig, TargetCredentials, TargetSpec,
     TargetType, VENDORS,
 };
 use leptos::prelude::*;
@@ -15,6 +15,7 @@ use crate::components::field::{CheckField, Choice, SelectField, TextField};
 use crate::components::icon::{Glyph, Icon};
 use crate::components::page::PageHead;
 use crate::routes;
+use crate::state::live::Live;
 use crate::state::session::SessionStore;
 use crate::state::toast::Toasts;
 use crate::words::Tone;
@@ -109,6 +110,7 @@ pub(crate) fn NewTarget() -> impl IntoView {
     let api = expect_context::<Api>();
     let toasts = expect_context::<Toasts>();
     let install = expect_context::<SessionStore>().install_namespace();
+    let live = expect_context::<Live>();
     let form = Form::new(install);
     let busy = RwSignal::new(false);
     let error = RwSignal::new(None::<ApiError>);
@@ -121,12 +123,13 @@ pub(crate) fn NewTarget() -> impl IntoView {
         spawn_local(async move {
             match api.create_target(&form.body()).await {
                 Ok(target) => {
-                    let name = target.metadata.name;
-                    toasts.good(format!("Target {name} created. It is being probed."), None);
-                    navigate(
-                        &routes::target(&target.metadata.namespace, &name),
-                        Default::default(),
+                    let page = routes::target(&target.metadata.namespace, &target.metadata.name);
+                    toasts.good(
+                        format!("Target {} created. It is being probed.", target.metadata.name),
+                        None,
                     );
+                    live.insert(Resource::Target(target));
+                    navigate(&page, Default::default());
                 }
                 Err(failed) => {
                     error.set(Some(failed));

@@ -75,6 +75,7 @@ pub(crate) fn TargetPage() -> impl IntoView {
             open=deleting
             collection=Collection::Targets
             key=key
+            uid=Signal::derive(move || target.get().map(|target| target.metadata.uid.clone()).unwrap_or_default())
             what="target"
             text="The resource goes; the bucket and every point in it stay. Plans that use this target stop being accepted. Create a target for the same bucket, and its points can be restored again by their location."
             done=move || navigate(routes::TARGETS, Default::default())
@@ -91,12 +92,13 @@ fn Overview(target: Memo<Option<std::sync::Arc<Target>>>) -> impl IntoView {
             .map(|target| accepted(&target.status.conditions))
             .unwrap_or_else(|| accepted(&[]))
     });
+    let plans = live.plans();
     let users = Memo::new(move |_| {
         let Some(target) = target.get() else {
             return Vec::new();
         };
         let (namespace, name) = target.key();
-        live.plans()
+        plans
             .get()
             .into_iter()
             .filter(|plan| {
@@ -162,7 +164,10 @@ fn Facts(target: std::sync::Arc<Target>) -> impl IntoView {
         [all] if all == "*" => "all".to_owned(),
         some => some.join(", "),
     };
-    let points = target.status.points.map_or_else(|| "–".to_owned(), |points| points.to_string());
+    let points = target
+        .status
+        .points
+        .map_or_else(|| "–".to_owned(), |points| points.to_string());
     let probed = target.status.last_probe_timestamp.clone();
     let endpoint = or_default(store.url, "the vendor's default");
     let region = or_default(store.region, "us-east-1");
