@@ -171,11 +171,12 @@ fn what_is_not_supported_is_refused_by_name() {
     create("compat=1.1").unwrap();
     run("qemu-img", &["snapshot", "-c", "one", path(&image)]);
     assert!(matches!(open_file(&image).unwrap_err(), ReadError::Snapshots(1)));
+    // The old method: for LUKS qemu measures the processor first, which fails on a busy machine.
     let secret = [
         "--object",
         "secret,id=s,data=x",
         "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+        "encrypt.format=aes,encrypt.key-secret=s",
     ];
     let args = [
         &["create", "-q", "-f", "qcow2"],
@@ -184,7 +185,7 @@ fn what_is_not_supported_is_refused_by_name() {
     ]
     .concat();
     run("qemu-img", &args);
-    assert!(matches!(open_file(&image).unwrap_err(), ReadError::Encrypted(2)));
+    assert!(matches!(open_file(&image).unwrap_err(), ReadError::Encrypted(1)));
     fs::write(&image, b"QFI").unwrap();
     assert!(matches!(open_file(&image).unwrap_err(), ReadError::NotQcow2));
 }
