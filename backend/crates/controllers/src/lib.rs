@@ -5,13 +5,19 @@
 //! `holdfast-target`. A controller is level-triggered: it looks at what is, does the next step and writes the status;
 //! killed at any point, the next leader goes on from what is stored.
 
+mod backup;
 mod context;
 pub mod failure;
 mod metrics;
 mod operator;
 mod phases;
+mod plan;
 mod restore;
 mod settings;
+mod spec_check;
+mod stored;
+mod sweep;
+mod target;
 mod target_access;
 mod transfer;
 

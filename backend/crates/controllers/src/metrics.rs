@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
 };
 
 /// Metrics of the controllers. Clones share the same numbers.
@@ -14,6 +15,11 @@ pub struct Metrics {
     transfers: IntGaugeVec,
     ended: IntCounterVec,
     bytes: IntCounterVec,
+    backups: IntCounterVec,
+    backup_seconds: HistogramVec,
+    stored: IntCounter,
+    last_success: IntGaugeVec,
+    deletions: IntGauge,
 }
 
 impl Metrics {
@@ -46,6 +52,30 @@ impl Metrics {
                 "Volume transfers that ended",
                 &["direction", "stage"],
             )?,
+            backups: counter("holdfast_backups_total", "Backups that ended", &["result"])?,
+            backup_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "holdfast_backup_seconds",
+                    "Time a backup took from its start to its end",
+                )
+                .buckets(exponential_buckets(1.0, 2.5, 12)?),
+                &["result"],
+            )?,
+            stored: IntCounter::new(
+                "holdfast_backup_stored_bytes_total",
+                "Bytes that backups added to targets",
+            )?,
+            last_success: IntGaugeVec::new(
+                Opts::new(
+                    "holdfast_plan_last_success_timestamp_seconds",
+                    "When the newest complete backup of a plan ended, seconds since 1970",
+                ),
+                &["namespace", "plan"],
+            )?,
+            deletions: IntGauge::new(
+                "holdfast_deletions_pending",
+                "Points that were asked to be removed from their targets and are still there",
+            )?,
             bytes: counter(
                 "holdfast_transfer_bytes_total",
                 "Bytes moved to or from targets",
@@ -57,6 +87,11 @@ impl Metrics {
         registry.register(Box::new(metrics.transfers.clone()))?;
         registry.register(Box::new(metrics.ended.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(metrics.backups.clone()))?;
+        registry.register(Box::new(metrics.backup_seconds.clone()))?;
+        registry.register(Box::new(metrics.stored.clone()))?;
+        registry.register(Box::new(metrics.last_success.clone()))?;
+        registry.register(Box::new(metrics.deletions.clone()))?;
         Ok(metrics)
     }
 
@@ -77,6 +112,25 @@ impl Metrics {
         self.transfers
             .with_label_values(&[stage])
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A backup ended: `succeeded`, `failed` or `canceled`; it had added `stored` bytes to its target.
+    pub(crate) fn backup_ended(&self, result: &str, took: Duration, stored: u64) {
+        self.backups.with_label_values(&[result]).inc();
+        self.backup_seconds
+            .with_label_values(&[result])
+            .observe(took.as_secs_f64());
+        self.stored.inc_by(stored);
+    }
+
+    /// The newest complete backup of a plan ended at `when`, seconds since 1970.
+    pub(crate) fn plan_succeeded(&self, namespace: &str, plan: &str, when: i64) {
+        self.last_success.with_label_values(&[namespace, plan]).set(when);
+    }
+
+    /// So many deletions on targets are still to be done.
+    pub(crate) fn deletions_pending(&self, count: usize) {
+        self.deletions.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A transfer ended in `stage` and had moved `bytes` to or from its target.

@@ -122,7 +122,14 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
 
 /// Every controller of the product.
 async fn controllers(context: Arc<Context>) {
-    tokio::join!(crate::restore::run(context.clone()), crate::transfer::run(context));
+    tokio::join!(
+        crate::target::run(context.clone()),
+        crate::plan::run(context.clone()),
+        crate::backup::run(context.clone()),
+        crate::restore::run(context.clone()),
+        crate::transfer::run(context.clone()),
+        crate::sweep::run(context),
+    );
 }
 
 /// Waits until our kinds are served; `false` when told to stop before that. A watch on a kind that does not exist

@@ -1,0 +1,402 @@
+//! SnapshotVolumes, UploadVolumes and UploadMetadata: one transfer per volume, which goes its way by itself, and the
+//! objects file beside.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use holdfast_core::chain::{self, Choice, FullReason, Shape};
+use holdfast_crd::backup::StoredFile;
+use holdfast_crd::names::{MANAGED_BY, labels, reasons};
+use holdfast_crd::transfer::{ClaimRef, RunRef};
+use holdfast_crd::{
+    BackupKind, BackupPhase, Direction, PhaseState, TransferStage, VolumeTransfer,
+    VolumeTransferSpec, VolumeTransferStatus,
+};
+use holdfast_k8s::create_or_get;
+use holdfast_target::Target as Store;
+use holdfast_target::layout::{Attempt, Digest, ImageRecord, VolumeHome};
+use kube::ResourceExt;
+
+use super::volumes::{Survey, Volume, survey};
+use super::{LOOK, Run, Step, Stop, capture, uid};
+use crate::failure::Failure;
+use crate::phases;
+use crate::stored::{self, Chain};
+
+/// Volumes whose chains are read at the same time.
+const PARALLEL: usize = 8;
+
+/// Name of the transfer of a claim in a run.
+pub(super) fn name(run_uid: &str, claim: &str) -> String {
+    holdfast_k8s::hashed("hf", &[run_uid, claim])
+}
+
+impl Run {
+    /// Phase SnapshotVolumes.
+    pub(super) async fn snapshot_volumes(&mut self) -> Result<Step, Stop> {
+        let mut transfers = self.transfers().await?;
+        if transfers.len() < self.status.volumes.len() || transfers.is_empty() {
+            let plan = self.plan().await?;
+            let survey = survey(self.ctx(), &self.namespace(), &plan).await?;
+            if transfers.is_empty() && !same_claims(&survey, self) {
+                // A claim came or went since Validate, and nothing was made yet: the run takes what is there now.
+                self.refuse_unreadable_now(&survey)?;
+                self.note_volumes(&survey);
+                self.save().await?;
+            }
+            transfers = self.make_transfers(&survey).await?;
+        }
+        self.follow(&transfers);
+        self.check_transfers(&transfers)?;
+        if !transfers.iter().all(is_cut) {
+            self.save().await?;
+            return Ok(Step::Wait(LOOK));
+        }
+        self.check_cut(&transfers).await?;
+        self.status.kind = Some(kind_of(&transfers).to_owned());
+        if transfers.is_empty() {
+            phases::end(
+                &mut self.status.phases,
+                BackupPhase::SnapshotVolumes,
+                PhaseState::Skipped,
+            );
+            phases::end(
+                &mut self.status.phases,
+                BackupPhase::UploadVolumes,
+                PhaseState::Skipped,
+            );
+            return Ok(Step::Next(BackupPhase::UploadMetadata));
+        }
+        Ok(Step::Next(BackupPhase::UploadVolumes))
+    }
+
+    fn refuse_unreadable_now(&self, survey: &Survey) -> Result<(), Failure> {
+        match survey.problems.first() {
+            Some(problem) => Err(Failure::lasting(
+                reasons::CAPTURE_INCOMPLETE,
+                problem.message.clone(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the transfers that are not there yet.
+    async fn make_transfers(&self, survey: &Survey) -> Result<Vec<VolumeTransfer>, Failure> {
+        if self.status.volumes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let store = self.store().await?;
+        let api = self.ctx().installed::<VolumeTransfer>();
+        // Boxed, because the compiler cannot prove the borrowing closures Send inside a stream.
+        let mut made: Vec<BoxFuture<'_, Result<VolumeTransfer, Failure>>> = Vec::new();
+        for progress in &self.status.volumes {
+            let (store, api) = (store.clone(), api.clone());
+            let one = async move {
+                let volume = survey
+                    .volumes
+                    .iter()
+                    .find(|v| v.claim == progress.claim)
+                    .ok_or_else(|| {
+                        let text = format!(
+                            "claim {} went away while its namespace was captured",
+                            progress.claim
+                        );
+                        Failure::lasting(reasons::CAPTURE_INCOMPLETE, text)
+                    })?;
+                if let Some(found) = api.get_opt(&progress.transfer).await? {
+                    return Ok(found);
+                }
+                let transfer = self.transfer(&*store, volume).await?;
+                Ok(create_or_get(&api, &transfer).await?)
+            };
+            made.push(one.boxed());
+        }
+        stream::iter(made).buffered(PARALLEL).try_collect().await
+    }
+
+    /// The transfer of one volume, with the chain it goes on top of.
+    async fn transfer(&self, store: &dyn Store, volume: &Volume) -> Result<VolumeTransfer, Failure> {
+        let location = self.location()?;
+        let home = VolumeHome {
+            cluster: location.cluster,
+            plan: location.plan,
+            claim: uid(&volume.claim_uid)?,
+        };
+        let incremental = self.backup.spec.kind == BackupKind::Incremental;
+        let (chain, reason) = base(store, &home, volume.spec.capacity, incremental).await?;
+        let chain = chain.map(|c| serde_json::to_value(c).expect("image records serialise"));
+        let spec = VolumeTransferSpec {
+            direction: Direction::Backup,
+            run: RunRef {
+                kind: super::KIND.to_owned(),
+                namespace: self.namespace(),
+                name: self.backup.name_any(),
+                uid: self.uid(),
+            },
+            target: self.status.target.clone().unwrap_or_default(),
+            claim: ClaimRef {
+                namespace: self.namespace(),
+                name: volume.claim.clone(),
+                uid: volume.claim_uid.clone(),
+            },
+            volume: volume.spec.clone(),
+            home: home.to_string(),
+            image: Some(self.uid()),
+            snapshot_class: Some(volume.snapshot_class.clone()),
+            chain,
+            full_reason: reason.map(|r| r.to_string()),
+            claim_manifest: None,
+            placement: None,
+            cancel: false,
+        };
+        let mut transfer = VolumeTransfer::new(&name(&self.uid(), &volume.claim), spec);
+        transfer.metadata.namespace = Some(self.ctx().install_namespace.clone());
+        let marks = transfer.labels_mut();
+        marks.insert(labels::MANAGED_BY.to_owned(), MANAGED_BY.to_owned());
+        marks.insert(labels::RUN.to_owned(), self.uid());
+        Ok(transfer)
+    }
+
+    /// Copies the progress of the transfers into the status.
+    fn follow(&mut self, transfers: &[VolumeTransfer]) {
+        for volume in &mut self.status.volumes {
+            let Some(transfer) = transfers.iter().find(|t| t.name_any() == volume.transfer) else {
+                continue;
+            };
+            let state = transfer.status.clone().unwrap_or_default();
+            volume.stage = format!("{:?}", state.stage);
+            volume.backup_type = Some(type_of(transfer).to_owned());
+            volume.type_reason = transfer.spec.full_reason.clone();
+            if let Some(mover) = state.mover.filter(|m| m.attempt == state.attempt) {
+                volume.bytes_done = mover.bytes_done;
+                volume.bytes_total = mover.bytes_total.max(volume.bytes_total);
+                volume.bytes_transferred = mover.bytes_transferred;
+            }
+            if state.stage == TransferStage::Succeeded {
+                volume.bytes_done = volume.bytes_total;
+            }
+        }
+        let total: u128 = self
+            .status
+            .volumes
+            .iter()
+            .map(|v| u128::from(v.bytes_total))
+            .sum();
+        let done: u128 = self
+            .status
+            .volumes
+            .iter()
+            .map(|v| u128::from(v.bytes_done.min(v.bytes_total)))
+            .sum();
+        let percent = (done * 100).checked_div(total).unwrap_or(100);
+        self.status.percentage_completion = Some(u8::try_from(percent).unwrap_or(100));
+    }
+
+    /// One volume that fails, fails the run.
+    fn check_transfers(&self, transfers: &[VolumeTransfer]) -> Result<(), Failure> {
+        let missing = self
+            .status
+            .volumes
+            .iter()
+            .find(|v| transfers.iter().all(|t| t.name_any() != v.transfer));
+        if let Some(volume) = missing {
+            let text = format!(
+                "the transfer {} of claim {} was deleted",
+                volume.transfer, volume.claim
+            );
+            return Err(Failure::lasting(reasons::TRANSFER_FAILED, text));
+        }
+        let lost = |t: &&VolumeTransfer| matches!(stage(t), TransferStage::Failed | TransferStage::Canceled);
+        let Some(transfer) = transfers.iter().find(lost) else {
+            return Ok(());
+        };
+        let state = transfer.status.clone().unwrap_or_default();
+        let why = state
+            .message
+            .unwrap_or_else(|| "the transfer was stopped".to_owned());
+        let text = format!("claim {}: {why}", transfer.spec.claim.name);
+        Err(Failure::lasting(known_reason(state.reason.as_deref()), text))
+    }
+
+    /// After the cut: what is in the namespace now must be what was cut.
+    async fn check_cut(&self, transfers: &[VolumeTransfer]) -> Result<(), Failure> {
+        let plan = self.plan().await?;
+        let now = survey(self.ctx(), &self.namespace(), &plan).await?;
+        self.refuse_unreadable_now(&now)?;
+        let cut: BTreeMap<&str, &VolumeTransfer> = transfers
+            .iter()
+            .map(|t| (t.spec.claim.name.as_str(), t))
+            .collect();
+        for volume in &now.volumes {
+            let same = cut.get(volume.claim.as_str()).is_some_and(|t| {
+                t.spec.claim.uid == volume.claim_uid && t.spec.volume.capacity == volume.spec.capacity
+            });
+            if !same {
+                let text = format!(
+                    "claim {} appeared or changed while the snapshots were taken, so its data is not in them; back up \
+                     again when the application stands still",
+                    volume.claim
+                );
+                return Err(Failure::lasting(reasons::CAPTURE_INCOMPLETE, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Phases UploadVolumes and UploadMetadata, side by side.
+    pub(super) async fn upload(&mut self) -> Result<Step, Stop> {
+        if self.status.objects_file.is_none() {
+            phases::start(&mut self.status.phases, BackupPhase::UploadMetadata);
+            self.upload_objects().await?;
+            phases::end(
+                &mut self.status.phases,
+                BackupPhase::UploadMetadata,
+                PhaseState::Completed,
+            );
+            self.save().await?;
+        }
+        let transfers = self.transfers().await?;
+        self.follow(&transfers);
+        self.check_transfers(&transfers)?;
+        if transfers.iter().all(|t| stage(t) == TransferStage::Succeeded) {
+            return Ok(Step::Next(BackupPhase::Commit));
+        }
+        self.save().await?;
+        Ok(Step::Wait(LOOK))
+    }
+
+    /// Writes the captured objects. They are gone from memory when the operator was restarted: then they are captured
+    /// again, under a new attempt, because the file of the old one may be there already and is never overwritten.
+    async fn upload_objects(&mut self) -> Result<(), Stop> {
+        let kept = self.machine.captured().get(&self.uid()).cloned();
+        let captured = match kept {
+            Some(captured) => captured,
+            None => {
+                self.status.attempt += 1;
+                self.save().await?;
+                let plan = self.plan().await?;
+                let exclude = plan.spec.exclude_resources.as_ref();
+                let again = Arc::new(capture::capture(self.ctx(), &self.namespace(), exclude).await?);
+                self.machine.captured().insert(self.uid(), again.clone());
+                again
+            }
+        };
+        let key = self.location()?.objects_key(Attempt(self.status.attempt));
+        let store = self.store().await?;
+        store
+            .put(&key, captured.file.clone())
+            .await
+            .map_err(Failure::from)?;
+        self.status.objects = Some(captured.count);
+        self.status.objects_file = Some(StoredFile {
+            key: key.to_string(),
+            size: captured.file.len() as u64,
+            blake3: Digest::of(&captured.file).to_string(),
+        });
+        Ok(())
+    }
+}
+
+fn same_claims(survey: &Survey, run: &Run) -> bool {
+    let now = survey.volumes.iter().map(|v| v.claim.as_str());
+    survey.problems.is_empty() && now.eq(run.status.volumes.iter().map(|v| v.claim.as_str()))
+}
+
+/// The chain an image goes on top of, newest first; or none, and why not if one was asked for.
+async fn base(
+    store: &dyn Store,
+    home: &VolumeHome,
+    capacity: u64,
+    incremental: bool,
+) -> Result<(Option<Vec<ImageRecord>>, Option<FullReason>), Failure> {
+    if !incremental {
+        return Ok((None, None));
+    }
+    let found = stored::newest_chain(store, home).await?;
+    if let Chain::Damaged(_, why) = &found {
+        return Ok((None, Some(FullReason::Unreadable(why.clone()))));
+    }
+    let records = found.images();
+    let mut missing = stored::missing_files(store, home, records).await?;
+    let image = |record: &ImageRecord| chain::Image {
+        id: record.id.to_string(),
+        parent: record.parent.as_ref().map(ToString::to_string),
+        virtual_size: record.virtual_size,
+        cluster_size: record.cluster_size,
+        missing: missing.remove(&record.id).unwrap_or_default(),
+    };
+    let images: Vec<chain::Image> = records.iter().map(image).collect();
+    // A mover goes on with the cluster size of the chain it is given.
+    let cluster_size = images.last().map_or(0, |newest| newest.cluster_size);
+    match chain::choose(
+        true,
+        Shape {
+            virtual_size: capacity,
+            cluster_size,
+        },
+        &images,
+    ) {
+        Choice::Full { reason } => Ok((None, reason)),
+        Choice::Incremental { chain } => {
+            let record = |id: &String| records.iter().find(|r| r.id.to_string() == *id).cloned();
+            Ok((Some(chain.iter().filter_map(record).collect()), None))
+        }
+    }
+}
+
+fn stage(transfer: &VolumeTransfer) -> TransferStage {
+    transfer.status.as_ref().map(|s| s.stage).unwrap_or_default()
+}
+
+/// Whether the snapshot belongs to us.
+fn is_cut(transfer: &VolumeTransfer) -> bool {
+    let state =
+        |s: &VolumeTransferStatus| !matches!(s.stage, TransferStage::Pending | TransferStage::Snapshotting);
+    transfer.status.as_ref().is_some_and(state)
+}
+
+fn type_of(transfer: &VolumeTransfer) -> &'static str {
+    if transfer.spec.chain.is_some() {
+        "Incremental"
+    } else {
+        "Full"
+    }
+}
+
+/// What the run becomes, volume by volume.
+fn kind_of(transfers: &[VolumeTransfer]) -> &'static str {
+    let incremental = transfers.iter().filter(|t| type_of(t) == "Incremental").count();
+    match incremental {
+        0 => "Full",
+        n if n == transfers.len() => "Incremental",
+        _ => "Mixed",
+    }
+}
+
+/// A transfer's reason as one of ours.
+fn known_reason(reason: Option<&str>) -> &'static str {
+    const KNOWN: [&str; 12] = [
+        reasons::SNAPSHOT_FAILED,
+        reasons::SNAPSHOT_CLASS_MISSING,
+        reasons::DAMAGED,
+        reasons::UNREACHABLE,
+        reasons::WRONG_CREDENTIALS,
+        reasons::UNTRUSTED_CERTIFICATE,
+        reasons::BUCKET_MISSING,
+        reasons::TARGET_FULL,
+        reasons::TARGET_ERROR,
+        reasons::PROVISION_FAILED,
+        reasons::NO_PROGRESS,
+        reasons::CONFLICT,
+    ];
+    KNOWN
+        .into_iter()
+        .find(|known| Some(*known) == reason)
+        .unwrap_or(reasons::TRANSFER_FAILED)
+}
+
+/// How long a failed run waits between looks at transfers that end.
+pub(super) const ENDING: Duration = Duration::from_secs(1);

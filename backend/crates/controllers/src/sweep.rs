@@ -1,0 +1,300 @@
+//! The sweeper: removes from targets what a person asked to be removed, and what dead runs left.
+//!
+//! A deletion that was asked for is written down as a ConfigMap in the install namespace (a tombstone) before the Backup
+//! goes, and is repeated until it is done. Leftovers are found by looking: what lies on a target of this cluster's, has
+//! no commit object and no run that is still at work. What belongs to another cluster is never looked at.
+//!
+//! Order that makes this safe beside running backups: the target is listed first, the runs are asked after that, the
+//! commit objects last. What a run wrote before the list is either of a run that is still there, or committed, or dead.
+
+mod tombstone;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use holdfast_crd::names::{conditions, labels, reasons};
+use holdfast_crd::{Backup, BackupPlan, Direction, Target, VolumeTransfer};
+use holdfast_k8s::is_true;
+use holdfast_target::Target as Store;
+use holdfast_target::layout::{Location, Uid, VolumeHome};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::ListParams;
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+
+pub(crate) use self::tombstone::Tombstone;
+use crate::failure::Failure;
+use crate::{Context, backup, stored};
+
+/// Time between looks for what dead runs left.
+const INTERVAL: Duration = Duration::from_secs(3600);
+/// Time to the next try of a deletion that did not succeed.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Runs until the process shuts down.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    let graves: Api<PartialObjectMeta<ConfigMap>> = ctx.installed();
+    let config = watcher::Config::default().labels(labels::TOMBSTONE);
+    let mut asked = watcher(graves, config)
+        .default_backoff()
+        .applied_objects()
+        .boxed();
+    let mut hourly = tokio::time::interval(INTERVAL);
+    let mut again = false;
+    loop {
+        let retry = async {
+            match again {
+                true => tokio::time::sleep(RETRY).await,
+                false => std::future::pending().await,
+            }
+        };
+        let look = tokio::select! {
+            () = ctx.shutdown.cancelled() => return,
+            _ = asked.next() => false,
+            () = retry => false,
+            _ = hourly.tick() => true,
+        };
+        let work = async {
+            again = bury_all(&ctx).await;
+            if look {
+                sweep_targets(&ctx).await;
+            }
+        };
+        tokio::select! {
+            () = ctx.shutdown.cancelled() => return,
+            () = work => {}
+        }
+    }
+}
+
+/// Works on every tombstone; true when some have to be tried again.
+async fn bury_all(ctx: &Context) -> bool {
+    let found = match Tombstone::all(ctx).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "tombstones not read");
+            return true;
+        }
+    };
+    let mut left = 0;
+    for (map, tombstone) in &found {
+        match bury(ctx, tombstone).await {
+            Ok(()) => {
+                tracing::info!(location = %tombstone.location, "point removed from its target");
+                if let Err(error) = tombstone.remove(ctx).await {
+                    tracing::warn!(%error, "tombstone not removed");
+                    left += 1;
+                }
+            }
+            Err(failure) => {
+                left += 1;
+                let text = format!(
+                    "the point {} of Backup {} is not removed yet: {failure}",
+                    tombstone.location, tombstone.backup
+                );
+                tracing::warn!(reason = failure.reason, "{text}");
+                ctx.events.warning(map, failure.reason, &text).await;
+            }
+        }
+    }
+    ctx.metrics.deletions_pending(left);
+    left > 0
+}
+
+/// Removes a point and the images that only it needed.
+async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<(), Failure> {
+    let resource = ctx
+        .targets
+        .resource(&tombstone.target, &ctx.install_namespace)
+        .await?;
+    let store = ctx.targets.open(&resource).await?;
+    let location = &tombstone.location;
+    if own_cluster(ctx)? != location.cluster {
+        return Err(Failure::lasting(
+            reasons::NOT_ALLOWED,
+            "the point is of another cluster",
+        ));
+    }
+    stored::erase_point(&*store, location).await?;
+    sweep_plan(ctx, &*store, &location.cluster, &location.plan)
+        .await
+        .map(|_| ())
+}
+
+/// Looks for leftovers on every target that can be used.
+async fn sweep_targets(ctx: &Context) {
+    let targets = match ctx.cluster_wide::<Target>().list(&ListParams::default()).await {
+        Ok(list) => list.items,
+        Err(error) => return tracing::warn!(%error, "targets not listed"),
+    };
+    for target in targets {
+        let usable = target
+            .status
+            .as_ref()
+            .is_some_and(|s| is_true(&s.conditions, conditions::ACCEPTED));
+        if !usable {
+            continue;
+        }
+        if let Err(error) = sweep_target(ctx, &target).await {
+            tracing::warn!(target.name = %target.name_any(), %error, "target not swept");
+        }
+    }
+}
+
+async fn sweep_target(ctx: &Context, target: &Target) -> Result<(), Failure> {
+    let store = ctx.targets.open(target).await?;
+    let cluster = own_cluster(ctx)?;
+    for plan in stored::plans(&*store, &cluster).await? {
+        match sweep_plan(ctx, &*store, &cluster, &plan).await {
+            Ok(0) => {}
+            Ok(gone) => {
+                tracing::info!(target.name = %target.name_any(), %plan, objects = gone, "leftovers removed")
+            }
+            // One plan with a damaged point keeps its leftovers; the others do not suffer from it.
+            Err(failure) => {
+                tracing::warn!(target.name = %target.name_any(), %plan, error = %failure, "plan not swept")
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what no point of the plan needs. A plan that is being written or read waits for the next time.
+async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid) -> Result<usize, Failure> {
+    let folders = stored::points(store, cluster, plan).await?;
+    let homes = stored::homes(store, cluster, plan).await?;
+    let users = Users::of(ctx, plan).await?;
+    if let Some(user) = users.at_work {
+        let text = format!("{user} is at work with images of the same plan");
+        return Err(Failure::passing(reasons::IN_PROGRESS, text));
+    }
+    let survey = Survey::read(store, &folders).await?;
+    let mut gone = 0;
+    for location in survey
+        .uncommitted
+        .iter()
+        .filter(|l| !users.runs.contains(&l.backup))
+    {
+        gone += stored::erase_uncommitted(store, location).await?;
+    }
+    for home in &homes {
+        gone += sweep_home(store, home, &survey, users.plan_lives).await?;
+    }
+    Ok(gone)
+}
+
+async fn sweep_home(
+    store: &dyn Store,
+    home: &VolumeHome,
+    survey: &Survey,
+    plan_lives: bool,
+) -> Result<usize, Failure> {
+    if !plan_lives && survey.points == 0 {
+        stored::erase_home(store, home).await?;
+        return Ok(1);
+    }
+    stored::erase_images(store, home, |image| {
+        survey.images.contains(&(home.clone(), image.to_string()))
+    })
+    .await
+}
+
+fn own_cluster(ctx: &Context) -> Result<Uid, Failure> {
+    ctx.cluster_uid
+        .parse()
+        .map_err(|e| Failure::lasting(reasons::INTERNAL, format!("{e}")))
+}
+
+/// Who in this cluster has to do with a plan's place on a target.
+struct Users {
+    /// A run that writes there or reads from there, if any.
+    at_work: Option<String>,
+    /// UIDs of all Backups that are not over.
+    runs: BTreeSet<Uid>,
+    /// Whether the plan still exists.
+    plan_lives: bool,
+}
+
+impl Users {
+    async fn of(ctx: &Context, plan: &Uid) -> Result<Self, Failure> {
+        let mut users = Self {
+            at_work: None,
+            runs: BTreeSet::new(),
+            plan_lives: false,
+        };
+        for run in ctx.cluster_wide::<Backup>().list(&ListParams::default()).await? {
+            let status = run.status.clone().unwrap_or_default();
+            if !backup::is_busy(&status) {
+                continue;
+            }
+            if status.plan_uid.as_deref() == Some(plan.as_str()) {
+                users.at_work = Some(format!(
+                    "Backup {}/{}",
+                    run.namespace().unwrap_or_default(),
+                    run.name_any()
+                ));
+            }
+            users.runs.extend(run.uid().and_then(|uid| uid.parse().ok()));
+        }
+        for transfer in ctx
+            .installed::<VolumeTransfer>()
+            .list(&ListParams::default())
+            .await?
+        {
+            let home = transfer.spec.home.parse::<VolumeHome>();
+            let over = transfer.status.as_ref().is_some_and(|s| s.stage.is_final());
+            let reads = transfer.spec.direction == Direction::Restore;
+            if reads && !over && home.is_ok_and(|h| h.plan == *plan) {
+                users.at_work = Some(format!(
+                    "Restore {}/{}",
+                    transfer.spec.run.namespace, transfer.spec.run.name
+                ));
+            }
+        }
+        let plans = ctx
+            .cluster_wide::<BackupPlan>()
+            .list(&ListParams::default())
+            .await?;
+        users.plan_lives = plans.iter().any(|p| p.uid().as_deref() == Some(plan.as_str()));
+        Ok(users)
+    }
+}
+
+/// What the points of a plan need.
+struct Survey {
+    /// Points that are committed.
+    points: usize,
+    /// Folders without commit object.
+    uncommitted: Vec<Location>,
+    /// Every image that a point reads.
+    images: BTreeSet<(VolumeHome, String)>,
+}
+
+impl Survey {
+    /// Reads every commit object. One that cannot be read ends it: what it needs would not be known.
+    async fn read(store: &dyn Store, folders: &[Location]) -> Result<Self, Failure> {
+        let mut survey = Self {
+            points: 0,
+            uncommitted: Vec::new(),
+            images: BTreeSet::new(),
+        };
+        for location in folders {
+            let Some(manifest) = stored::manifest(store, location).await? else {
+                survey.uncommitted.push(location.clone());
+                continue;
+            };
+            survey.points += 1;
+            for volume in manifest.volumes {
+                let images = volume
+                    .chain
+                    .iter()
+                    .map(|image| (volume.home.clone(), image.id.to_string()));
+                survey.images.extend(images);
+            }
+        }
+        Ok(survey)
+    }
+}

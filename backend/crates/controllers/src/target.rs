@@ -1,0 +1,310 @@
+//! Target: is it usable, and what lies on it.
+//!
+//! A target is probed when its spec, its Secret or its certificates change, every five minutes, and sooner after a
+//! failure. What the probe finds is the condition; a change of the condition is an Event.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use holdfast_crd::names::{conditions, reasons};
+use holdfast_crd::{Target, TargetStatus};
+use holdfast_k8s::{condition, set_condition, update_status};
+use holdfast_target::Target as Store;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{controller, watcher};
+use kube::{Api, ResourceExt};
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::{spec_check, stored};
+
+/// Kind, for logs and metrics.
+const KIND: &str = "Target";
+/// Time between probes of a target that works.
+const INTERVAL: Duration = Duration::from_secs(300);
+/// Time to the next probe after the first failure; doubled by every further one.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// Longest time to the next probe after failures.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// Targets probed at the same time.
+const CONCURRENCY: u16 = 8;
+
+struct Machine {
+    ctx: Arc<Context>,
+    probed: Mutex<HashMap<String, Probed>>,
+}
+
+/// The last probe of a target.
+struct Probed {
+    generation: Option<i64>,
+    /// The store that was probed; another one means that Secret, certificates or spec changed.
+    store: Option<Arc<dyn Store>>,
+    at: Instant,
+    failures: u32,
+}
+
+impl Probed {
+    fn next(&self) -> Duration {
+        match self.failures {
+            0 => INTERVAL,
+            n => FIRST_RETRY.saturating_mul(1 << (n - 1).min(10)).min(LAST_RETRY),
+        }
+    }
+
+    /// How long to the next probe; zero when it is due.
+    fn due_in(&self, generation: Option<i64>, store: Option<&Arc<dyn Store>>) -> Duration {
+        let same_store = match (&self.store, store) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        if self.generation == generation && same_store {
+            self.next().saturating_sub(self.at.elapsed())
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+/// Runs the controller until the process shuts down.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    let controller = Controller::new(ctx.cluster_wide::<Target>(), watcher::Config::default());
+    let (by_secret, by_map) = (controller.store(), controller.store());
+    let secrets: Api<PartialObjectMeta<Secret>> = ctx.cluster_wide();
+    let maps: Api<PartialObjectMeta<ConfigMap>> = ctx.cluster_wide();
+    let machine = Arc::new(Machine {
+        ctx: ctx.clone(),
+        probed: Mutex::default(),
+    });
+    controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .watches(secrets, watcher::Config::default(), move |secret| {
+            using(&by_secret, &secret, |t| {
+                Some(&t.spec.object_store_credentials.credential_secret.name)
+            })
+        })
+        .watches(maps, watcher::Config::default(), move |map| {
+            using(&by_map, &map, |t| {
+                t.spec
+                    .object_store_credentials
+                    .ssl_cert_config
+                    .as_ref()
+                    .map(|c| &c.cert_config_map.name)
+            })
+        })
+        .graceful_shutdown_on(ctx.stopped())
+        .run(reconcile, on_error, machine)
+        .for_each(|_| async {})
+        .await;
+}
+
+/// Targets of the object's namespace that refer to it.
+fn using<K: ResourceExt>(
+    targets: &reflector::Store<Target>,
+    object: &K,
+    reference: impl Fn(&Target) -> Option<&String>,
+) -> Vec<ObjectRef<Target>> {
+    let name = object.name_any();
+    let refers = |t: &Arc<Target>| t.namespace() == object.namespace() && reference(t) == Some(&name);
+    targets
+        .state()
+        .iter()
+        .filter(|t| refers(t))
+        .map(|t| ObjectRef::from_obj(&**t))
+        .collect()
+}
+
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the signature that Controller::run asks for"
+)]
+fn on_error(target: Arc<Target>, failure: &Failure, machine: Arc<Machine>) -> Action {
+    machine.ctx.metrics.failed(KIND, failure.reason);
+    tracing::warn!(target.name = %target.name_any(), reason = failure.reason, error = %failure, "will try again");
+    Action::requeue(FIRST_RETRY)
+}
+
+async fn reconcile(target: Arc<Target>, machine: Arc<Machine>) -> Result<Action, Failure> {
+    let started = Instant::now();
+    let result = machine.look(&target).await;
+    machine.ctx.metrics.reconciled(KIND, started.elapsed());
+    result
+}
+
+impl Machine {
+    async fn look(&self, target: &Target) -> Result<Action, Failure> {
+        let uid = target.uid().unwrap_or_default();
+        if target.metadata.deletion_timestamp.is_some() {
+            self.probed().remove(&uid);
+            return Ok(Action::await_change());
+        }
+        let opened = self.ctx.targets.open(target).await;
+        let store = opened.as_ref().ok().cloned();
+        let generation = target.metadata.generation;
+        let failures = match self.probed().get(&uid) {
+            Some(last) => {
+                let due_in = last.due_in(generation, store.as_ref());
+                if due_in > Duration::ZERO {
+                    return Ok(Action::requeue(due_in));
+                }
+                last.failures
+            }
+            None => 0,
+        };
+        let found = match opened {
+            Ok(store) => self.probe(target, &*store).await,
+            Err(failure) => Err(failure),
+        };
+        self.report(target, &found).await?;
+        let failures = if found.is_ok() {
+            0
+        } else {
+            failures.saturating_add(1)
+        };
+        let probed = Probed {
+            generation,
+            store,
+            at: Instant::now(),
+            failures,
+        };
+        let next = probed.next();
+        self.probed().insert(uid, probed);
+        Ok(Action::requeue(next))
+    }
+
+    /// Probes and counts the points.
+    async fn probe(&self, target: &Target, store: &dyn Store) -> Result<u64, Failure> {
+        spec_check::check_spec(&self.ctx, target).await?;
+        store.probe().await?;
+        stored::count_points(store).await
+    }
+
+    async fn report(&self, target: &Target, found: &Result<u64, Failure>) -> Result<(), Failure> {
+        let api: Api<Target> = self.ctx.namespaced(&target.namespace().unwrap_or_default());
+        let Some(current) = api.get_opt(&target.name_any()).await? else {
+            return Ok(());
+        };
+        let old = current.status.clone().unwrap_or_default();
+        let new = next_status(&old, target.metadata.generation, found);
+        let word =
+            |s: &TargetStatus| condition(&s.conditions, conditions::ACCEPTED).map(|c| c.reason.clone());
+        let changed = word(&old) != word(&new);
+        update_status(&api, &current, &old, &new).await?;
+        if changed {
+            match found {
+                Ok(points) => {
+                    let note = format!("the target can be written and read; it holds {points} points");
+                    self.ctx.events.normal(target, reasons::VALID, &note).await;
+                }
+                Err(failure) => {
+                    self.ctx
+                        .events
+                        .warning(target, failure.reason, &failure.message)
+                        .await
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn probed(&self) -> std::sync::MutexGuard<'_, HashMap<String, Probed>> {
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn next_status(old: &TargetStatus, generation: Option<i64>, found: &Result<u64, Failure>) -> TargetStatus {
+    let mut new = old.clone();
+    new.observed_generation = generation;
+    new.last_probe_timestamp = Some(Time(Timestamp::now()));
+    let (good, reason, message) = match found {
+        Ok(points) => {
+            new.points = Some(*points);
+            (
+                true,
+                reasons::VALID,
+                "the target can be written and read".to_owned(),
+            )
+        }
+        Err(failure) => (false, failure.reason, failure.message.clone()),
+    };
+    for (kind, truth) in [
+        (conditions::ACCEPTED, good),
+        (conditions::COMPLETE, good),
+        (conditions::FAILED, !good),
+    ] {
+        set_condition(&mut new.conditions, kind, truth, reason, &message, generation);
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_k8s::is_true;
+
+    use super::*;
+
+    #[test]
+    fn failures_are_tried_again_ever_later_and_at_least_every_minute() {
+        let after = |failures| {
+            Probed {
+                generation: None,
+                store: None,
+                at: Instant::now(),
+                failures,
+            }
+            .next()
+            .as_secs()
+        };
+        assert_eq!(
+            [after(1), after(2), after(3), after(9), after(u32::MAX)],
+            [5, 10, 20, 60, 60]
+        );
+        assert_eq!(after(0), 300);
+    }
+
+    #[test]
+    fn a_changed_spec_or_store_is_probed_at_once() {
+        let store = || -> Arc<dyn Store> { Arc::new(holdfast_target::testing::MemoryTarget::new()) };
+        let seen = store();
+        let probed = Probed {
+            generation: Some(1),
+            store: Some(seen.clone()),
+            at: Instant::now(),
+            failures: 0,
+        };
+        assert!(probed.due_in(Some(1), Some(&seen)) > Duration::from_secs(290));
+        assert_eq!(probed.due_in(Some(2), Some(&seen)), Duration::ZERO);
+        assert_eq!(probed.due_in(Some(1), Some(&store())), Duration::ZERO);
+        assert_eq!(probed.due_in(Some(1), None), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_conditions_say_what_the_probe_found() {
+        let good = next_status(&TargetStatus::default(), Some(3), &Ok(7));
+        assert!(
+            is_true(&good.conditions, conditions::ACCEPTED)
+                && is_true(&good.conditions, conditions::COMPLETE)
+        );
+        assert_eq!((good.points, good.observed_generation), (Some(7), Some(3)));
+        let bad = next_status(
+            &good,
+            Some(4),
+            &Err(Failure::lasting(reasons::BUCKET_MISSING, "no bucket")),
+        );
+        assert!(
+            is_true(&bad.conditions, conditions::FAILED) && !is_true(&bad.conditions, conditions::ACCEPTED)
+        );
+        assert_eq!(
+            condition(&bad.conditions, conditions::ACCEPTED).unwrap().reason,
+            reasons::BUCKET_MISSING
+        );
+        assert_eq!(bad.points, Some(7), "what was counted last stays known");
+    }
+}
