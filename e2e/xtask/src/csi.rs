@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::cluster::Cluster;
+use crate::interrupt;
 use crate::kubectl::Kubectl;
 use crate::node;
 use crate::paths;
@@ -18,6 +19,7 @@ use crate::pki::Pki;
 use crate::process::{self, Daemon};
 use crate::run::{Run, wait_for};
 use crate::tools::Tool;
+use crate::ui;
 
 /// Names of the storage daemons, in the order they start.
 pub(crate) const DAEMONS: [&str; 4] = [
@@ -217,14 +219,25 @@ pub(crate) fn manifests(dir: &Path) -> Result<String> {
     Ok(all)
 }
 
-/// Frees everything the driver holds in the kernel. The driver must be stopped.
+/// Frees everything the driver holds in the kernel. The driver must be stopped. What it cannot free, or if it cannot
+/// be built just now, is left to the caller, who unmounts and detaches whatever lies below the state folder.
 pub(crate) fn clean_up(cluster: &Cluster) -> Result<()> {
     if !data_dir(cluster).exists() {
         return Ok(());
     }
-    Run::new(driver()?)
-        .arg("--cleanup")
-        .arg(format!("--data-dir={}", data_dir(cluster).display()))
-        .within(Duration::from_secs(60))
-        .ok()
+    let freed = driver().and_then(|program| {
+        Run::new(program)
+            .arg("--cleanup")
+            .arg(format!("--data-dir={}", data_dir(cluster).display()))
+            .within(Duration::from_secs(60))
+            .ok()
+    });
+    match freed {
+        Err(error) if interrupt::is_interrupt(&error) => Err(error),
+        Err(error) => {
+            ui::warn(ui::explain(&error));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }

@@ -1,5 +1,6 @@
 //! Progress on the terminal: named steps with their seconds, and a table of them at the end.
 
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,12 +27,12 @@ impl Steps {
     /// Runs one step; its error carries the step's name.
     pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         interrupt::check()?;
-        println!("▸ {name}");
+        say(&format!("▸ {name}"));
         let start = Instant::now();
         let result = work();
         let seconds = start.elapsed().as_secs_f64();
         let mark = if result.is_ok() { "✔" } else { "✘" };
-        println!("{mark} {name}  {seconds:.1} s");
+        say(&format!("{mark} {name}  {seconds:.1} s"));
         self.done.push(Step {
             name: name.to_owned(),
             seconds,
@@ -65,13 +66,16 @@ impl Steps {
             .map(|s| s.name.chars().count())
             .max()
             .unwrap_or(0);
-        println!();
+        say("");
         for step in &self.done {
             let failed = if step.passed { "" } else { "  FAILED" };
-            println!("  {:<width$}  {:>7.1} s{failed}", step.name, step.seconds);
+            say(&format!(
+                "  {:<width$}  {:>7.1} s{failed}",
+                step.name, step.seconds
+            ));
         }
         let total: f64 = self.done.iter().map(|s| s.seconds).sum();
-        println!("  {:<width$}  {total:>7.1} s", "total");
+        say(&format!("  {:<width$}  {total:>7.1} s", "total"));
     }
 }
 
@@ -84,9 +88,15 @@ pub(crate) fn explain(error: &anyhow::Error) -> String {
         .join("\n  because: ")
 }
 
+/// Prints a line. That nobody reads on (`| head`) is no reason to stop half-way.
+pub(crate) fn say(line: &str) {
+    // There is nowhere else to report it to.
+    drop(writeln!(io::stdout().lock(), "{line}"));
+}
+
 /// A line below the current step.
 pub(crate) fn note(text: impl AsRef<str>) {
-    println!("    {}", text.as_ref());
+    say(&format!("    {}", text.as_ref()));
 }
 
 /// Something the person should know although the work goes on.
