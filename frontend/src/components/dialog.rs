@@ -60,11 +60,17 @@ fn Modal(open: RwSignal<bool>, title: Signal<String>, children: Children) -> imp
             <div class="dialog-frame">
                 <header>
                     <h2 id="dialog-title">{title}</h2>
-                    <button type="button" class="icon-button" aria-label="Close" on:click=move |_| open.set(false)>
-                        <Glyph icon=Icon::Close />
-                    </button>
                 </header>
                 {children()}
+                // After the content, so that the first field gets the focus.
+                <button
+                    type="button"
+                    class="icon-button dialog-close"
+                    aria-label="Close"
+                    on:click=move |_| open.set(false)
+                >
+                    <Glyph icon=Icon::Close />
+                </button>
             </div>
         </dialog>
     }

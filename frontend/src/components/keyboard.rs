@@ -52,7 +52,7 @@ pub(crate) fn Keyboard() -> impl IntoView {
                     <Key keys="j  k" what="Next and previous row" />
                     <Key keys="Enter" what="Open the row" />
                     {GO.iter().map(|(key, _, label)| view! { <Key keys=format!("g  {key}") what=*label /> }).collect_view()}
-                    <Key keys="Esc" what="Close the dialog or menu" />
+                    <Key keys="Esc" what="Close the dialog" />
                     <Key keys="?" what="This list" />
                 </dl>
             </div>

@@ -105,10 +105,12 @@ fn Actions(key: Signal<(String, String)>, backup: Memo<Option<Arc<Backup>>>) -> 
             .unwrap_or_default()
     });
     view! {
-        <button type="button" class="button" on:click=move |_| deleting.set(true)>
-            <Glyph icon=Icon::Trash />
-            "Delete"
-        </button>
+        <Show when=move || backup.get().is_some()>
+            <button type="button" class="button" on:click=move |_| deleting.set(true)>
+                <Glyph icon=Icon::Trash />
+                "Delete"
+            </button>
+        </Show>
         <Show when=move || state.get().is_some_and(|state| !state.is_final())>
             <button
                 type="button"

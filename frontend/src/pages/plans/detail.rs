@@ -56,10 +56,12 @@ pub(crate) fn PlanPage() -> impl IntoView {
             parent=(routes::PLANS, "Plans")
             lead=Signal::derive(move || format!("Plan for namespace {}", key.get().0))
         >
-            <button type="button" class="button" on:click=move |_| deleting.set(true)>
-                <Glyph icon=Icon::Trash />
-                "Delete"
-            </button>
+            <Show when=move || plan.get().is_some()>
+                <button type="button" class="button" on:click=move |_| deleting.set(true)>
+                    <Glyph icon=Icon::Trash />
+                    "Delete"
+                </button>
+            </Show>
             <button
                 type="button"
                 class="button"

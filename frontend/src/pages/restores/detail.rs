@@ -99,10 +99,12 @@ fn Actions(key: Signal<(String, String)>, restore: Memo<Option<Arc<Restore>>>) -
         .to_owned()
     });
     view! {
-        <button type="button" class="button" on:click=move |_| deleting.set(true)>
-            <Glyph icon=Icon::Trash />
-            "Delete"
-        </button>
+        <Show when=move || restore.get().is_some()>
+            <button type="button" class="button" on:click=move |_| deleting.set(true)>
+                <Glyph icon=Icon::Trash />
+                "Delete"
+            </button>
+        </Show>
         <Show when=move || running.get()>
             <button
                 type="button"

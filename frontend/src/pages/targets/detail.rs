@@ -48,10 +48,12 @@ pub(crate) fn TargetPage() -> impl IntoView {
             parent=(routes::TARGETS, "Targets")
             lead=Signal::derive(move || format!("Target in namespace {}", key.get().0))
         >
-            <button type="button" class="button" on:click=move |_| deleting.set(true)>
-                <Glyph icon=Icon::Trash />
-                "Delete"
-            </button>
+            <Show when=move || target.get().is_some()>
+                <button type="button" class="button" on:click=move |_| deleting.set(true)>
+                    <Glyph icon=Icon::Trash />
+                    "Delete"
+                </button>
+            </Show>
         </PageHead>
         <Tabs tabs=TABS />
         <WhenReady sync=live.sync(|store| &store.targets)>
