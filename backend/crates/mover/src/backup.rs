@@ -236,18 +236,23 @@ async fn clean_up(remote: &Remote, job: &BackupJob, ledger: &Ledger) {
     let (mut uploads, keys) = ledger.with(|entries| (entries.uploads.clone(), entries.keys.clone()));
     let target = &remote.target;
     let work = async {
-        // An upload that was begun while its answer was lost is in no ledger.
-        if let Ok(prefix) = format!("{}{}-s", job.home.prefix(), job.image).parse::<Prefix>() {
-            uploads.extend(
-                target
-                    .list_uploads(&prefix)
-                    .await?
-                    .into_iter()
-                    .map(|open| open.upload),
-            );
-        }
-        for upload in &uploads {
-            target.abort_upload(upload).await?;
+        let prefix = format!("{}{}-s", job.home.prefix(), job.image).parse::<Prefix>();
+        // A part that was on the wire may bring an aborted upload back, so it is looked for again.
+        for _ in 0..3 {
+            for upload in &uploads {
+                target.abort_upload(upload).await?;
+            }
+            // An upload that was begun while its answer was lost is in no ledger.
+            let Ok(prefix) = &prefix else { break };
+            uploads = target
+                .list_uploads(prefix)
+                .await?
+                .into_iter()
+                .map(|open| open.upload)
+                .collect();
+            if uploads.is_empty() {
+                break;
+            }
         }
         target.delete(&keys).await
     };

@@ -35,9 +35,11 @@ impl Progress {
     /// The counters now.
     pub fn snapshot(&self) -> ProgressSnapshot {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let total = load(&self.total);
         ProgressSnapshot {
-            bytes_total: load(&self.total),
-            bytes_done: load(&self.done),
+            bytes_total: total,
+            // The last cluster may reach beyond the end of the volume.
+            bytes_done: load(&self.done).min(total),
             bytes_transferred: load(&self.transferred),
             bytes_device: load(&self.device),
         }

@@ -135,7 +135,8 @@ async fn pass(
         cancel: remote.cancel.child_token(),
         ..remote.clone()
     };
-    let _stop = remote.cancel.clone().drop_guard();
+    let stop = remote.cancel.clone();
+    let _stop = stop.clone().drop_guard();
     let (plan_to, planned) = mpsc::channel::<Piece>(2);
     let (work_to, work) = mpsc::channel::<Work>(1);
     let mut threads: JoinSet<Result<(), Failure>> = JoinSet::new();
@@ -161,9 +162,19 @@ async fn pass(
                 .map_err(Failure::Error)
         });
     }
+    let mut failure: Option<Failure> = None;
     while let Some(ended) = threads.join_next().await {
         let broken = |error| Failure::Error(MoverError::Internal(format!("a thread ended early: {error}")));
-        ended.map_err(broken).flatten()?;
+        if let Err(failed) = ended.map_err(broken).flatten() {
+            // The first failure stops the others, all of which are waited for; theirs are only its echo.
+            stop.cancel();
+            if matches!(failure, None | Some(Failure::Error(MoverError::Cancelled))) {
+                failure = Some(failed);
+            }
+        }
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
     }
     Ok(writers.counters())
 }
@@ -183,14 +194,15 @@ async fn fetch_all(
             .map(|piece| fetch(remote, piece, progress))
             .buffered(limits::FETCHES)
     );
-    loop {
-        let next = tokio::select! {
-            () = remote.cancel.cancelled() => return Err(MoverError::Cancelled),
-            next = fetched.next() => next,
-        };
-        let Some(piece) = next else { return Ok(()) };
-        if work.send(piece?).await.is_err() {
-            return Err(MoverError::Cancelled);
+    let hand_on = async {
+        while let Some(piece) = fetched.next().await {
+            // The receiver lives as long as the pass.
+            let _ = work.send(piece?).await;
         }
+        Ok(())
+    };
+    tokio::select! {
+        () = remote.cancel.cancelled() => Err(MoverError::Cancelled),
+        outcome = hand_on => outcome,
     }
 }

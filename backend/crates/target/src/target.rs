@@ -303,7 +303,8 @@ pub trait Target: Send + Sync + Debug {
     /// Begins a multipart upload.
     async fn begin_upload(&self, key: &Key) -> Result<Upload, TargetError>;
 
-    /// Sends one part: at least 5 MiB unless it is the one with the highest number.
+    /// Sends one part: at least 5 MiB unless it is the one with the highest number. No clone of `body` outlives the call,
+    /// since callers reuse its memory.
     async fn upload_part(
         &self,
         upload: &Upload,

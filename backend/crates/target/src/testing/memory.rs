@@ -117,7 +117,11 @@ impl Target for MemoryTarget {
             return Ok(Creation::Exists);
         }
         let etag = etag(&body);
-        Ok(Creation::Created(state.insert(key, body, etag)))
+        Ok(Creation::Created(state.insert(
+            key,
+            Bytes::copy_from_slice(&body),
+            etag,
+        )))
     }
 
     async fn get(&self, key: &Key, max: u64) -> Result<Object, TargetError> {
@@ -226,7 +230,8 @@ impl Target for MemoryTarget {
             etag: etag(&body),
             size: body.len() as u64,
         };
-        parts.insert(number, body);
+        // The caller's memory may be a buffer that it waits for.
+        parts.insert(number, Bytes::copy_from_slice(&body));
         Ok(part)
     }
 

@@ -1,0 +1,7 @@
+//! Volumes moved for real: files as devices, a real S3 gateway, `qemu-img` as the outside judge.
+
+mod by_hand;
+mod faults;
+mod memory;
+mod round_trip;
+mod support;
