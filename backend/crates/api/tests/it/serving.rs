@@ -87,6 +87,15 @@ async fn every_other_address_is_the_console_and_answers_are_hardened() {
             .body(Body::empty())
             .unwrap();
         app.send(again).await.expect(304);
+        for _ in 0..2 {
+            let gzip = Request::get("/")
+                .header(header::ACCEPT_ENCODING, "br, gzip")
+                .body(Body::empty())
+                .unwrap();
+            let gzip = app.send(gzip).await.expect(200);
+            assert_eq!(gzip.headers[header::CONTENT_ENCODING], "gzip");
+            assert_ne!(gzip.headers[header::ETAG], page.headers[header::ETAG]);
+        }
     }
 }
 
