@@ -101,6 +101,11 @@ impl Cluster {
         bail!("every address range the sandbox could use (10.88.0.0/16 to 10.103.0.0/16) is taken")
     }
 
+    /// The cluster of that name as it is laid out when nothing is in the way; for cleaning up when its record is gone.
+    pub(crate) fn unrecorded(name: &str) -> Result<Self> {
+        Ok(Self::layout(name, state_of(name)?, 0))
+    }
+
     fn layout(name: &str, state: PathBuf, slot: u8) -> Self {
         let ip = Ipv4Addr::new(10, 88 + slot, 0, 1);
         let node = Node {

@@ -20,9 +20,11 @@ pub(crate) fn down(steps: &mut Steps, delete: bool) -> Result<()> {
         ));
     }
     let _lock = MachineLock::take()?;
-    let Some(cluster) = Cluster::load(cluster::DEFAULT_NAME)? else {
-        ui::note("there is no sandbox");
-        return Ok(());
+    let known = Cluster::load(cluster::DEFAULT_NAME)?;
+    let cluster = match known {
+        Some(cluster) => cluster,
+        // Its folder was removed by hand while it ran: the cgroup still tells what is ours.
+        None => Cluster::unrecorded(cluster::DEFAULT_NAME)?,
     };
     steps.run("stop", || stop(&cluster))?;
     if delete {
