@@ -16,7 +16,7 @@ use holdfast_crd::names::reasons;
 use holdfast_crd::transfer::{MoverOutcome, MoverReport};
 use holdfast_k8s::Cluster;
 use holdfast_mover::{Job, MoverError, Progress, ProgressSnapshot, peak_memory};
-use holdfast_target::{Connection, S3Target, Target};
+use holdfast_target::{Connection, Patience, S3Target, Target};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -92,7 +92,9 @@ async fn work(
     progress: Arc<Progress>,
     stop: CancellationToken,
 ) -> Result<Option<Value>, MoverError> {
-    let target: Arc<dyn Target> = Arc::new(S3Target::connect(&connection)?);
+    // Hours of transfer should survive a restart of the store.
+    let target = S3Target::connect(&connection)?.with_patience(Patience::TRANSFER);
+    let target: Arc<dyn Target> = Arc::new(target);
     match job {
         Job::Backup(job) => {
             let image = holdfast_mover::backup(target, &job, progress, stop).await?;
@@ -176,10 +178,9 @@ impl Reporter {
             timestamp: Some(Time(Timestamp::now())),
             outcome: outcome.cloned(),
         };
-        let patch = patch_of(&report)?;
-        let call = self
-            .api
-            .patch_status(&self.transfer, &PatchParams::default(), &Patch::Merge(&patch));
+        let patch = Patch::Merge(patch_of(&report)?);
+        let params = PatchParams::default();
+        let call = self.api.patch_status(&self.transfer, &params, &patch);
         timeout(REPORT_DEADLINE, call)
             .await
             .context("no answer in time")??;
