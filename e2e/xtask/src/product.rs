@@ -53,7 +53,8 @@ impl Helm {
             command = command.arg(flag).arg(value);
         }
         command
-            .args(["--wait", "--timeout", "180s"])
+            // Definitions applied by hand before, or left by a chart that was removed, are adopted.
+            .args(["--take-ownership", "--wait", "--timeout", "180s"])
             .within(Duration::from_secs(240))
             .heartbeat(&format!("helm upgrade --install {release}"))
             .ok()
