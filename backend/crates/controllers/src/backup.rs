@@ -50,6 +50,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// A run that waits for another one, or for its transfers, looks by itself after this long.
 const LOOK: Duration = Duration::from_secs(15);
 
+/// A step that takes longer is stopped when the run is canceled; a shorter one ends by itself.
+const LONG_STEP: Duration = Duration::from_millis(700);
+
 /// What all runs share.
 struct Machine {
     ctx: Arc<Context>,
@@ -457,8 +460,10 @@ fn uid(text: &str) -> Result<Uid, Failure> {
         .map_err(|e| Failure::lasting(reasons::INTERNAL, format!("{e}")))
 }
 
-/// Resolves when a person stops or deletes the run while a step is under way.
+/// Resolves when a person stops or deletes the run while a step is under way. Most steps are over before it is worth
+/// asking.
 async fn canceled(api: Api<Backup>, name: String) {
+    tokio::time::sleep(LONG_STEP).await;
     let stopped =
         |b: Option<&Backup>| b.is_none_or(|b| b.spec.cancel || b.metadata.deletion_timestamp.is_some());
     if kube::runtime::wait::await_condition(api, &name, stopped)

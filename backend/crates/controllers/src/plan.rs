@@ -7,7 +7,7 @@ use futures::StreamExt;
 use holdfast_core::spec::target_allows;
 use holdfast_crd::names::{conditions, reasons};
 use holdfast_crd::{Backup, BackupPlan, BackupPlanStatus, ObjectRef as Reference, Target};
-use holdfast_k8s::{condition, is_true, set_condition, update_status};
+use holdfast_k8s::{Truth, condition, is_true, set_condition, update_status};
 use kube::api::ListParams;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -92,7 +92,7 @@ async fn look(plan: &BackupPlan, ctx: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let verdict = match usable_target(ctx, plan).await {
-        Err(failure) if failure.retryable => return Err(failure),
+        Err(failure) if failure.retryable && failure.reason != reasons::IN_PROGRESS => return Err(failure),
         other => other.map(|_| ()),
     };
     let backups = ctx
@@ -118,7 +118,9 @@ async fn look(plan: &BackupPlan, ctx: &Context) -> Result<(), Failure> {
         |s: &BackupPlanStatus| condition(&s.conditions, conditions::ACCEPTED).map(|c| c.reason.clone());
     let changed = reason(&old) != reason(&new);
     update_status(&api, &current, &old, &new).await?;
-    if let (true, Err(failure)) = (changed, &verdict) {
+    if let (true, Err(failure)) = (changed, &verdict)
+        && !failure.retryable
+    {
         ctx.events.warning(plan, failure.reason, &failure.message).await;
     }
     Ok(())
@@ -171,13 +173,20 @@ fn next_status(
     let mut new = old.clone();
     new.observed_generation = generation;
     let (good, reason, message) = match verdict {
-        Ok(()) => (true, reasons::VALID, "the plan can run"),
-        Err(failure) => (false, failure.reason, failure.message.as_str()),
+        Ok(()) => (Truth::True, reasons::VALID, "the plan can run"),
+        // The target has not been probed yet: the next look is when it has.
+        Err(failure) if failure.retryable => (Truth::Unknown, failure.reason, failure.message.as_str()),
+        Err(failure) => (Truth::False, failure.reason, failure.message.as_str()),
+    };
+    let bad = if good == Truth::False {
+        Truth::True
+    } else {
+        Truth::False
     };
     for (kind, truth) in [
         (conditions::ACCEPTED, good),
         (conditions::COMPLETE, good),
-        (conditions::FAILED, !good),
+        (conditions::FAILED, bad),
     ] {
         set_condition(&mut new.conditions, kind, truth, reason, message, generation);
     }

@@ -17,8 +17,8 @@ use futures::StreamExt;
 use holdfast_crd::names::{conditions, labels, reasons};
 use holdfast_crd::{Backup, BackupPlan, Direction, Target, VolumeTransfer};
 use holdfast_k8s::is_true;
-use holdfast_target::Target as Store;
-use holdfast_target::layout::{Location, Uid, VolumeHome};
+use holdfast_target::layout::{Attempt, Location, Uid, VolumeHome};
+use holdfast_target::{Key, Target as Store};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
@@ -96,7 +96,10 @@ async fn bury_all(ctx: &Context) -> bool {
                     tombstone.location, tombstone.backup
                 );
                 tracing::warn!(reason = failure.reason, "{text}");
-                ctx.events.warning(map, failure.reason, &text).await;
+                // Waiting for a run that is at work is nothing a person has to know of.
+                if failure.reason != reasons::IN_PROGRESS {
+                    ctx.events.warning(map, failure.reason, &text).await;
+                }
             }
         }
     }
@@ -180,6 +183,7 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
     {
         gone += stored::erase_uncommitted(store, location).await?;
     }
+    store.delete(&survey.abandoned).await?;
     for home in &homes {
         gone += sweep_home(store, home, &survey, users.plan_lives).await?;
     }
@@ -271,6 +275,8 @@ struct Survey {
     uncommitted: Vec<Location>,
     /// Every image that a point reads.
     images: BTreeSet<(VolumeHome, String)>,
+    /// Objects files of attempts before the one that was committed; most of them were never written.
+    abandoned: Vec<Key>,
 }
 
 impl Survey {
@@ -280,6 +286,7 @@ impl Survey {
             points: 0,
             uncommitted: Vec::new(),
             images: BTreeSet::new(),
+            abandoned: Vec::new(),
         };
         for location in folders {
             let Some(manifest) = stored::manifest(store, location).await? else {
@@ -287,6 +294,9 @@ impl Survey {
                 continue;
             };
             survey.points += 1;
+            survey
+                .abandoned
+                .extend((1..manifest.attempt.0).map(|n| location.objects_key(Attempt(n))));
             for volume in manifest.volumes {
                 let images = volume
                     .chain

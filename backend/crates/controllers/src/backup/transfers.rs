@@ -12,8 +12,8 @@ use holdfast_crd::backup::StoredFile;
 use holdfast_crd::names::{MANAGED_BY, labels, reasons};
 use holdfast_crd::transfer::{ClaimRef, RunRef};
 use holdfast_crd::{
-    BackupKind, BackupPhase, Direction, PhaseState, TransferStage, VolumeTransfer,
-    VolumeTransferSpec, VolumeTransferStatus,
+    BackupKind, BackupPhase, Direction, PhaseState, TransferStage, VolumeTransfer, VolumeTransferSpec,
+    VolumeTransferStatus,
 };
 use holdfast_k8s::create_or_get;
 use holdfast_target::Target as Store;

@@ -6,7 +6,6 @@ use holdfast_crd::external::VolumeSnapshotClass;
 use holdfast_crd::names::reasons;
 use holdfast_crd::transfer::VolumeSpec;
 use holdfast_crd::{BackupPlan, Problem};
-use holdfast_k8s::is_not_found;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
@@ -95,7 +94,8 @@ impl Classes {
         {
             Ok(list) => list.items,
             // The cluster does not know snapshots at all; each volume says so by itself.
-            Err(error) if is_not_found(&error) => Vec::new(),
+            // (A path that is not served is answered with 404 and no Status.)
+            Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
             Err(error) => return Err(error.into()),
         };
         Ok(Self { storage, snapshot })
