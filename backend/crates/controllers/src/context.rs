@@ -28,6 +28,8 @@ pub struct Context {
     pub targets: TargetAccess,
     /// Counters and histograms.
     pub metrics: Metrics,
+    /// Streaks of passing failures.
+    pub(crate) streaks: crate::streak::Streaks,
     /// Cancelled when the process shuts down.
     pub shutdown: CancellationToken,
 }

@@ -16,6 +16,7 @@ mod restore;
 mod settings;
 mod spec_check;
 mod stored;
+mod streak;
 mod sweep;
 mod target;
 mod target_access;

@@ -107,6 +107,7 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
         mover,
         limits,
         metrics,
+        streaks: crate::streak::Streaks::default(),
         shutdown: stop.clone(),
     });
     let controllers = controllers(context);

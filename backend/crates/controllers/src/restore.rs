@@ -7,6 +7,7 @@
 mod objects;
 mod placement;
 mod point;
+mod preflight;
 mod prepare;
 mod report;
 mod source;
@@ -36,7 +37,7 @@ use crate::phases;
 
 /// Runs that are worked on at the same time.
 const CONCURRENCY: u16 = 16;
-/// How long a step that fails for passing reasons is repeated before the run fails.
+/// How long a step may go on failing for passing reasons before the run fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the controller until the context's stop token is set.
@@ -89,10 +90,17 @@ async fn reconcile(restore: Arc<Restore>, ctx: Arc<Context>) -> Result<Action, F
         outcome = step => outcome,
         () = run.canceled() => return Ok(Action::requeue(Duration::ZERO)),
     };
+    let uid = run.uid();
     match outcome {
-        Ok(action) => Ok(action),
-        Err(failure) if failure.retryable && run.patient(&status) => Err(failure),
-        Err(failure) => run.fail(run.current().await?, failure).await,
+        Ok(action) => {
+            ctx.streaks.ended(&uid);
+            Ok(action)
+        }
+        Err(failure) if failure.retryable && ctx.streaks.patient(&uid, PATIENCE) => Err(failure),
+        Err(failure) => {
+            ctx.streaks.ended(&uid);
+            run.fail(run.current().await?, failure).await
+        }
     }
 }
 
@@ -300,7 +308,11 @@ impl Run<'_> {
     async fn transfers(&self) -> Result<Vec<VolumeTransfer>, Failure> {
         let api: Api<VolumeTransfer> = Api::namespaced(self.ctx.client.clone(), &self.ctx.install_namespace);
         let of_run = ListParams::default().labels(&format!("{}={}", labels::RUN, self.uid()));
-        Ok(api.list(&of_run).await?.items)
+        match api.list(&of_run).await {
+            // Our definitions are being removed, transfers first: nothing is left to wait for.
+            Err(error) if holdfast_k8s::is_not_found(&error) => Ok(Vec::new()),
+            listed => Ok(listed?.items),
+        }
     }
 
     /// Deletes the run's transfers; true when none is left.
@@ -373,15 +385,6 @@ impl Run<'_> {
             // The watch broke: the next pass looks at spec.cancel again, and the step goes on.
             std::future::pending::<()>().await;
         }
-    }
-
-    /// Whether passing failures may go on: the phase has not been tried for too long.
-    fn patient(&self, status: &RestoreStatus) -> bool {
-        let started = match status.phase {
-            Some(phase) => phases::record(&status.phases, phase).map(|r| r.start_timestamp.0),
-            None => self.restore.metadata.creation_timestamp.as_ref().map(|t| t.0),
-        };
-        started.is_none_or(|t| Timestamp::now().duration_since(t).unsigned_abs() < PATIENCE)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use holdfast_core::restore::plan_objects;
 use holdfast_crd::names::{conditions, reasons};
 use holdfast_crd::restore::ObjectCounts;
 use holdfast_crd::{ObjectRef, PhaseState, RestorePhase, RestoreStatus};
@@ -13,17 +12,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::controller::Action;
 
 use super::report::{self, Action as Deed, Entry};
-use super::{Run, volumes};
+use super::Run;
 use crate::failure::Failure;
 use crate::phases;
 
 impl Run<'_> {
     /// Writes every level, then the report. Repeated after a restart: objects of this run are recognised.
     pub(super) async fn objects(&self, mut status: RestoreStatus) -> Result<Action, Failure> {
-        let (point, target) = self.point(&status).await?;
+        let (mut point, target) = self.point(&status).await?;
         let destination = self.destination();
-        let data_claims = volumes::claims(&point.manifest.volumes);
-        let plan = plan_objects(point.objects, &destination, &data_claims);
+        let plan = self.plan_of(&mut point).await?;
         let writer = self.writer(&destination)?;
         let mut entries: Vec<Entry> = plan
             .skipped

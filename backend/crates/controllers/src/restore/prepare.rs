@@ -1,5 +1,6 @@
 //! Validate, Plan, Primitives: everything that can be refused is refused here, before any data moves.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,13 +8,14 @@ use holdfast_core::restore::{ObjectPlan, plan_objects};
 use holdfast_crd::names::{annotations, conditions, reasons};
 use holdfast_crd::restore::ObjectCounts;
 use holdfast_crd::status::{MAX_PROBLEMS, MAX_VOLUMES, Problem};
+use holdfast_crd::Target as TargetResource;
 use holdfast_crd::{ObjectRef, PhaseState, RestorePhase, RestoreStatus};
 use holdfast_k8s::{Access, set_condition};
 use holdfast_target::Target;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -21,7 +23,8 @@ use serde_json::{Value, json};
 use super::point::Point;
 use super::report::{self, Entry};
 use super::source::{self, Address};
-use super::writer::{Verdict, Writer};
+use super::preflight::Verdict;
+use super::writer::Writer;
 use super::{Run, point, volumes};
 use crate::failure::Failure;
 use crate::phases;
@@ -39,15 +42,14 @@ impl Run<'_> {
         }
         let destination = self.destination();
         let address = source::resolve(self.ctx, self.restore).await?;
-        let point = self.validate(&address, &destination).await?;
+        let mut point = self.validate(&address, &destination).await?;
         status.location = Some(address.location.to_string());
         status.target = Some(address.target);
         status.restore_namespace = Some(destination.clone());
         phases::end(&mut status.phases, RestorePhase::Validate, PhaseState::Completed);
         self.enter(&mut status, RestorePhase::Plan);
 
-        let data_claims = volumes::claims(&point.manifest.volumes);
-        let plan = plan_objects(point.objects, &destination, &data_claims);
+        let plan = self.plan_of(&mut point).await?;
         let writer = self.writer(&destination)?;
         let exists = self.ctx_namespace(&destination).await?.is_some();
         if exists {
@@ -156,15 +158,35 @@ impl Run<'_> {
         Err(Failure::lasting(reasons::FORBIDDEN, text))
     }
 
-    pub(super) fn writer(&self, destination: &str) -> Result<Writer, Failure> {
+    /// A client that acts as the requester.
+    pub(super) fn client(&self) -> Result<kube::Client, Failure> {
         let requester = self.restore.spec.requester.clone().unwrap_or_default();
-        let client = self.ctx.cluster.client_as(&requester).map_err(|e| {
-            Failure::lasting(
-                reasons::INTERNAL,
-                format!("cannot act as {}: {e}", requester.user),
-            )
-        })?;
-        Ok(Writer::new(client, destination, &self.uid()))
+        let client = self.ctx.cluster.client_as(&requester);
+        client.map_err(|e| Failure::lasting(reasons::INTERNAL, format!("cannot act as {}: {e}", requester.user)))
+    }
+
+    /// The objects of a point, planned for the destination. What the Targets of that namespace sign in with stays as it
+    /// is: it must be there for the restore to run at all, and it may have been rotated since.
+    pub(super) async fn plan_of(&self, point: &mut Point) -> Result<ObjectPlan, Failure> {
+        let destination = self.destination();
+        let targets: Api<TargetResource> = Api::namespaced(self.ctx.client.clone(), &destination);
+        let mut in_use = BTreeSet::new();
+        for target in targets.list(&ListParams::default()).await?.items {
+            let store = target.spec.object_store_credentials;
+            in_use.insert(("Secret", store.credential_secret.name));
+            in_use.extend(store.ssl_cert_config.map(|c| ("ConfigMap", c.cert_config_map.name)));
+        }
+        let data_claims = volumes::claims(&point.manifest.volumes);
+        let mut plan = plan_objects(std::mem::take(&mut point.objects), &destination, &data_claims);
+        plan.leave_out("a Target of this namespace uses it", |key| {
+            key.group.is_empty() && in_use.iter().any(|(kind, name)| key.kind == *kind && key.name == *name)
+        });
+        Ok(plan)
+    }
+
+    pub(super) fn writer(&self, destination: &str) -> Result<Writer, Failure> {
+        let client = self.client()?;
+        Ok(Writer::new(client, self.ctx.client.clone(), destination, &self.uid()))
     }
 
     /// Asks the API server what it would say; one refusal stops the run before anything is written.
@@ -177,12 +199,13 @@ impl Run<'_> {
         let mut problems = Vec::new();
         for (key, verdict) in writer.preflight(plan).await {
             let (reason, message) = match verdict {
-                Verdict::Free | Verdict::Unknown => continue,
+                Verdict::Free | Verdict::Same | Verdict::Unknown => continue,
                 Verdict::Exists => (
                     reasons::CONFLICT,
                     "an object of this name exists already".to_owned(),
                 ),
                 Verdict::Refused(reason, message) => (reason, message),
+                Verdict::NoKind => (reasons::APPLY_FAILED, format!("the cluster has no kind {}", key.kind)),
             };
             problems.push(Problem {
                 object: key.to_string(),
@@ -229,12 +252,7 @@ impl Run<'_> {
         record: &holdfast_target::layout::NamespaceRecord,
     ) -> Result<(), Failure> {
         let requester = self.restore.spec.requester.clone().unwrap_or_default();
-        let client = self.ctx.cluster.client_as(&requester).map_err(|e| {
-            Failure::lasting(
-                reasons::INTERNAL,
-                format!("cannot act as {}: {e}", requester.user),
-            )
-        })?;
+        let client = self.client()?;
         let mut namespace = Namespace::default();
         namespace.metadata.name = Some(name.to_owned());
         let mut labels = record.labels.clone();
@@ -286,11 +304,10 @@ impl Run<'_> {
         status: &RestoreStatus,
         claims: &[String],
     ) -> Result<(), Failure> {
-        let (point, target) = self.point(status).await?;
+        let (mut point, target) = self.point(status).await?;
         let destination = self.destination();
-        let data_claims = volumes::claims(&point.manifest.volumes);
         let objects: Vec<Value> = point.objects.clone();
-        let plan = plan_objects(point.objects, &destination, &data_claims);
+        let plan = self.plan_of(&mut point).await?;
         let order = volumes::Order {
             ctx: self.ctx,
             restore: self.restore,

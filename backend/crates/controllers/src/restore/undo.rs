@@ -25,9 +25,7 @@ impl Run<'_> {
         // As the requester: the operator's own account deletes no namespace. A person who may create but not delete
         // one keeps an empty namespace, and an event says so.
         let requester = self.restore.spec.requester.clone().unwrap_or_default();
-        let Ok(client) = self.ctx.cluster.client_as(&requester) else {
-            return Ok(());
-        };
+        let client = self.client()?;
         if let Err(error) = holdfast_k8s::delete(&Api::<Namespace>::all(client), &destination, None).await {
             let text = format!(
                 "the empty namespace {destination} could not be removed as {}: {error}",

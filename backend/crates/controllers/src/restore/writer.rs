@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use holdfast_core::restore::{ObjectKey, ObjectPlan, PlannedObject};
+use holdfast_core::restore::{ObjectKey, PlannedObject, clean_for_restore};
 use holdfast_crd::names::{annotations, reasons};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{ApiCapabilities, ApiResource, Scope};
@@ -17,27 +18,18 @@ use serde_json::{Value, json};
 use super::report::{Action, Entry};
 
 /// Objects of one level sent at the same time.
-const PARALLEL: usize = 16;
+pub(super) const PARALLEL: usize = 16;
+/// How long a new definition may take until the API server serves it.
+const ESTABLISHED: Duration = Duration::from_secs(30);
 /// How long an object whose webhook or kind is not ready yet is tried again.
 const RETRY_FOR: Duration = Duration::from_secs(90);
-
-/// What a dry run said of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It can be created.
-    Free,
-    /// Something of this name exists.
-    Exists,
-    /// The API server would refuse it: reason and its words.
-    Refused(&'static str, String),
-    /// Cannot be told before other objects exist.
-    Unknown,
-}
 
 /// Writes the objects of one restore.
 pub(super) struct Writer {
     /// Acts as the requester.
     client: Client,
+    /// The operator's own, to read definitions: a tenant may use kinds whose definition they may not read.
+    own: Client,
     namespace: String,
     restore_uid: String,
     kinds: tokio::sync::Mutex<BTreeMap<(String, String, String), (ApiResource, ApiCapabilities)>>,
@@ -46,9 +38,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(client: Client, namespace: &str, restore_uid: &str) -> Self {
+    pub(super) fn new(client: Client, own: Client, namespace: &str, restore_uid: &str) -> Self {
         Self {
             client,
+            own,
             namespace: namespace.to_owned(),
             restore_uid: restore_uid.to_owned(),
             kinds: tokio::sync::Mutex::default(),
@@ -56,89 +49,25 @@ impl Writer {
         }
     }
 
-    /// Asks the API server, as the requester, what it would say to every namespaced object, without writing any.
-    pub(super) async fn preflight(&self, plan: &ObjectPlan) -> Vec<(ObjectKey, Verdict)> {
-        let will_exist: BTreeSet<&ObjectKey> = plan.namespaced().map(|o| &o.key).collect();
-        let defined: BTreeSet<String> = plan
-            .definitions
-            .iter()
-            .flat_map(|d| defined_kinds(&d.manifest))
-            .collect();
-        let questions: Vec<BoxFuture<'_, Verdict>> =
-            plan.namespaced().map(|o| self.dry_run(o).boxed()).collect();
-        let verdicts: Vec<Verdict> = futures::stream::iter(questions)
-            .buffered(PARALLEL)
-            .collect()
-            .await;
-        plan.namespaced()
-            .zip(verdicts)
-            .map(|(object, verdict)| (object.key.clone(), soften(object, verdict, &will_exist, &defined)))
-            .collect()
-    }
-
-    async fn dry_run(&self, object: &PlannedObject) -> Verdict {
-        let (api, manifest) = match self.prepare(object).await {
-            Ok(prepared) => prepared,
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                return Verdict::Refused(
-                    reasons::APPLY_FAILED,
-                    format!("the cluster has no kind {}", object.key.kind),
-                );
-            }
-            Err(error) => return Verdict::Refused(reasons::APPLY_FAILED, error.to_string()),
-        };
-        // Pods depend on accounts, limits and claims that are not there yet: only their name can be checked.
-        if object.key.kind == "Pod" {
-            return match api.get_metadata_opt(&object.key.name).await {
-                Ok(Some(found)) if !self.is_ours(found.annotations()) => Verdict::Exists,
-                Ok(_) => Verdict::Free,
-                Err(error) => Verdict::Refused(refusal(&error), error.to_string()),
-            };
-        }
-        match api
-            .create(
-                &PostParams {
-                    dry_run: true,
-                    ..PostParams::default()
-                },
-                &manifest,
-            )
-            .await
-        {
-            Ok(_) => Verdict::Free,
-            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-                match api.get_metadata_opt(&object.key.name).await {
-                    Ok(Some(found)) if self.is_ours(found.annotations()) => Verdict::Free,
-                    Ok(Some(_)) if is_default_account(&object.key) => Verdict::Free,
-                    Ok(None) => Verdict::Free,
-                    _ => Verdict::Exists,
-                }
-            }
-            Err(error) => Verdict::Refused(refusal(&error), message(&error)),
-        }
-    }
-
-    /// Writes one definition as the requester and waits until the API server serves it.
+    /// Writes one definition as the requester and waits until the API server serves it. One that is there already is
+    /// left as it is, and then the requester needs no right to write definitions.
     pub(super) async fn define(&self, object: &PlannedObject) -> Entry {
-        let entry = self.write(object).await;
-        if entry.action == Action::Created || entry.action == Action::Skipped {
-            let api: Api<
-                k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-            > = Api::all(self.client.clone());
-            let established = kube::runtime::conditions::is_crd_established();
-            let wait = kube::runtime::wait::await_condition(api, &object.key.name, established);
-            if !matches!(
-                tokio::time::timeout(Duration::from_secs(30), wait).await,
-                Ok(Ok(_))
-            ) {
-                return Entry::failed(
-                    &object.key,
-                    reasons::APPLY_FAILED,
-                    "the definition was not established in 30 s",
-                );
-            }
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.own.clone());
+        let entry = match definitions.get_opt(&object.key.name).await {
+            Ok(Some(existing)) if !self.is_ours(existing.annotations()) => definition_entry(object, &existing),
+            Ok(_) => self.write(object).await,
+            Err(error) => Entry::failed(&object.key, refusal(&error), &message(&error)),
+        };
+        if entry.action == Action::Failed {
+            return entry;
         }
-        entry
+        let established = kube::runtime::conditions::is_crd_established();
+        let wait = kube::runtime::wait::await_condition(definitions, &object.key.name, established);
+        if matches!(tokio::time::timeout(ESTABLISHED, wait).await, Ok(Ok(_))) {
+            return entry;
+        }
+        let text = format!("the definition was not established in {ESTABLISHED:?}");
+        Entry::failed(&object.key, reasons::APPLY_FAILED, &text)
     }
 
     /// Writes the objects of one level side by side.
@@ -193,9 +122,6 @@ impl Writer {
             // Written by this run before the operator was restarted.
             return Ok(Entry::new(&object.key, Action::Created));
         }
-        if object.key.kind == "CustomResourceDefinition" {
-            return Ok(definition_entry(object, &existing));
-        }
         if is_default_account(&object.key) {
             let fields = json!({
                 "imagePullSecrets": object.manifest.get("imagePullSecrets"),
@@ -208,11 +134,11 @@ impl Writer {
                 .await?;
             return Ok(Entry::new(&object.key, Action::Created));
         }
-        Ok(Entry::failed(
-            &object.key,
-            reasons::CONFLICT,
-            "an object of this name appeared while the restore ran",
-        ))
+        if is_same(object, &existing) {
+            return Ok(Entry::new(&object.key, Action::Skipped).because(IDENTICAL));
+        }
+        let text = "an object of this name appeared while the restore ran";
+        Ok(Entry::failed(&object.key, reasons::CONFLICT, text))
     }
 
     fn remember(&self, key: &ObjectKey, object: &DynamicObject) {
@@ -224,13 +150,13 @@ impl Writer {
         }
     }
 
-    fn is_ours(&self, found: &BTreeMap<String, String>) -> bool {
+    pub(super) fn is_ours(&self, found: &BTreeMap<String, String>) -> bool {
         found
             .get(annotations::RESTORED_BY)
             .is_some_and(|uid| *uid == self.restore_uid)
     }
 
-    async fn prepare(
+    pub(super) async fn prepare(
         &self,
         object: &PlannedObject,
     ) -> Result<(Api<DynamicObject>, DynamicObject), kube::Error> {
@@ -287,46 +213,28 @@ impl Writer {
     }
 }
 
-/// A refusal that only says that another object of the plan is not there yet is no refusal.
-fn soften(
-    object: &PlannedObject,
-    verdict: Verdict,
-    will_exist: &BTreeSet<&ObjectKey>,
-    defined: &BTreeSet<String>,
-) -> Verdict {
-    let Verdict::Refused(_, text) = &verdict else {
-        return verdict;
-    };
-    if defined.contains(&format!("{}/{}", object.key.group, object.key.kind)) {
-        return Verdict::Unknown;
-    }
-    // The API server checks a binding against the role it names. That the requester may create the role is checked
-    // with the role itself, by the same rule.
-    if object.key.kind == "RoleBinding" && text.contains("not found") {
-        let role = object
-            .manifest
-            .pointer("/roleRef/name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if will_exist.iter().any(|k| k.kind == "Role" && k.name == role) {
-            return Verdict::Unknown;
+/// Why an object that exists is no conflict.
+pub(super) const IDENTICAL: &str = "it exists already, exactly as the point holds it";
+
+/// Whether what exists is what would be written.
+pub(super) fn is_same(object: &PlannedObject, existing: &DynamicObject) -> bool {
+    let Ok(existing) = serde_json::to_value(existing) else { return false };
+    let namespace = object.manifest.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+    let mut existing = clean_for_restore(existing, namespace);
+    // The mark of an earlier restore says nothing about the content.
+    if let Some(metadata) = existing.get_mut("metadata").and_then(Value::as_object_mut) {
+        if let Some(marks) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            marks.remove(annotations::RESTORED_BY);
+        }
+        if metadata.get("annotations").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+            metadata.remove("annotations");
         }
     }
-    if text.contains("does not support dry run") {
-        return Verdict::Unknown;
-    }
-    verdict
-}
-
-/// `group/kind` of what a definition defines.
-fn defined_kinds(definition: &Value) -> Option<String> {
-    let group = definition.pointer("/spec/group")?.as_str()?;
-    let kind = definition.pointer("/spec/names/kind")?.as_str()?;
-    Some(format!("{group}/{kind}"))
+    existing == object.manifest
 }
 
 /// A definition that exists is left as it is; it will do if it serves every version that the captured one served.
-fn definition_entry(object: &PlannedObject, existing: &DynamicObject) -> Entry {
+fn definition_entry(object: &PlannedObject, existing: &CustomResourceDefinition) -> Entry {
     let served = |definition: &Value| -> BTreeSet<String> {
         let versions = definition.pointer("/spec/versions").and_then(Value::as_array);
         let is_served = |v: &&Value| v.get("served").and_then(Value::as_bool) == Some(true);
@@ -339,7 +247,7 @@ fn definition_entry(object: &PlannedObject, existing: &DynamicObject) -> Entry {
             .collect()
     };
     let missing: Vec<String> = served(&object.manifest)
-        .difference(&served(&existing.data))
+        .difference(&served(&serde_json::to_value(existing).unwrap_or_default()))
         .cloned()
         .collect();
     if missing.is_empty() {
@@ -352,11 +260,11 @@ fn definition_entry(object: &PlannedObject, existing: &DynamicObject) -> Entry {
     Entry::failed(&object.key, reasons::CONFLICT, &text)
 }
 
-fn is_default_account(key: &ObjectKey) -> bool {
+pub(super) fn is_default_account(key: &ObjectKey) -> bool {
     key.group.is_empty() && key.kind == "ServiceAccount" && key.name == "default"
 }
 
-fn refusal(error: &kube::Error) -> &'static str {
+pub(super) fn refusal(error: &kube::Error) -> &'static str {
     match error {
         kube::Error::Api(status) if status.code == 403 => reasons::FORBIDDEN,
         kube::Error::Api(status) if status.reason == "AlreadyExists" => reasons::CONFLICT,
@@ -364,7 +272,7 @@ fn refusal(error: &kube::Error) -> &'static str {
     }
 }
 
-fn message(error: &kube::Error) -> String {
+pub(super) fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
@@ -373,7 +281,7 @@ fn message(error: &kube::Error) -> String {
 
 /// Errors that pass: a busy or restarting API server, a webhook whose pod is starting, a kind just defined, an object
 /// that another controller is about to make.
-fn is_transient(error: &kube::Error) -> bool {
+pub(super) fn is_transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => {
             matches!(status.code, 429 | 500 | 502 | 503 | 504)
