@@ -17,6 +17,8 @@
 mod build;
 mod cleanup;
 mod handover;
+#[cfg(test)]
+mod live;
 mod pods;
 mod progress;
 mod queue;
