@@ -288,7 +288,8 @@ pub(crate) fn build_holdfast_image(cluster: &Cluster) -> Result<String> {
     test::bundle_console()?;
     ui::note("cargo build --package holdfast");
     Run::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--package", "holdfast", "--quiet"])
+        .args(["build", "--bin", "holdfast", "--quiet"])
+        .args(test::HOST)
         .dir(&paths::repo())
         .within(Duration::from_secs(3600))
         .heartbeat("building holdfast")

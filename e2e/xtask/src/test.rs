@@ -13,9 +13,9 @@ use crate::ui::{self, Steps};
 use crate::up::{self, Target};
 use crate::{images, packages, paths, product, report};
 
-/// Crates that are not what they are on the host: the console is WebAssembly, the end-to-end tests need a cluster.
-const NOT_ON_HOST: [&str; 2] = ["--exclude", "holdfast-console"];
-const NOT_UNIT: [&str; 4] = ["--exclude", "holdfast-console", "--exclude", "holdfast-e2e"];
+/// Everything but the console, which is WebAssembly. Every cargo command takes the same packages: another choice would
+/// resolve other features and compile the dependencies again.
+pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "holdfast-console"];
 
 /// TLS and crypto providers beside the chosen one: there is to be exactly one.
 const UNWANTED: [&str; 2] = ["aws-lc-sys", "openssl-sys"];
@@ -60,10 +60,15 @@ fn run(steps: &mut Steps) -> Result<()> {
         }
     };
     steps.attempt("unit, property and oracle tests", || {
-        cargo(&["test", "--workspace"])
-            .args(NOT_UNIT)
+        // Integration tests of a crate are called `it`; those of the product, which need it installed, `e2e`.
+        cargo(&["test"])
+            .args(HOST)
+            .args(["--lib", "--bins", "--test", "it"])
             .within(HOUR)
             .streamed()
+    })?;
+    steps.attempt("examples in the documentation", || {
+        cargo(&["test", "--doc"]).args(HOST).within(HOUR).streamed()
     })?;
     storage_driver(steps)?;
     on_cluster(steps, &target)
@@ -79,8 +84,8 @@ fn static_checks(steps: &mut Steps) -> Result<()> {
     })?;
     steps.attempt("console", bundle_console)?;
     steps.attempt("clippy", || {
-        cargo(&["clippy", "--workspace", "--all-targets", "--quiet"])
-            .args(NOT_ON_HOST)
+        cargo(&["clippy", "--all-targets", "--quiet"])
+            .args(HOST)
             .args(["--", "--deny", "warnings"])
             .within(HOUR)
             .heartbeat("clippy")
@@ -163,8 +168,9 @@ fn on_cluster(steps: &mut Steps, target: &Target) -> Result<()> {
         return Ok(());
     }
     steps.attempt("end-to-end tests", || {
-        with_facts(cargo(&["test", "--package", "holdfast-e2e"]), target)?
-            .args(["--", "--test-threads=1"])
+        with_facts(cargo(&["test"]), target)?
+            .args(HOST)
+            .args(["--test", "e2e", "--", "--test-threads=1"])
             .within(HOUR)
             .streamed()
     })?;
