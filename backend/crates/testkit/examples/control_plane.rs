@@ -10,7 +10,8 @@ use holdfast_testkit::ControlPlane;
 async fn main() -> anyhow::Result<()> {
     let plane = ControlPlane::start().await?;
     plane.install_crds().await?;
-    let admin = plane.client_certificate("test-admin", Some("system:masters"), Duration::from_secs(86_400))?;
+    let admin =
+        plane.client_certificate("test-admin", Some("system:masters"), Duration::from_secs(86_400))?;
     println!("{}", plane.kubeconfig(&admin));
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())

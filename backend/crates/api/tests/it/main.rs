@@ -1,4 +1,5 @@
 //! The API over a real API server, its rights and its definitions.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod access;
 mod app;

@@ -1,4 +1,5 @@
 //! Sign-in and impersonation against a real API server.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use std::time::Duration;
 

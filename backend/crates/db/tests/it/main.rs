@@ -1,4 +1,5 @@
 //! The same expectations on both engines.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use holdfast_db::{Database, Error, NewAuditEntry, NewSession, TokenHash, UserInfo};
 use jiff::{SignedDuration, Timestamp};
