@@ -242,14 +242,19 @@ impl Run {
             outcome = self.advance() => outcome,
             () = canceled => return Err(Stop::Changed),
         };
-        match outcome {
-            Err(Stop::Failed(failure)) if failure.retryable && self.is_patient() => {
-                self.mention(&failure).await?;
-                Ok(Action::requeue(RETRY))
+        let failure = match outcome {
+            Err(Stop::Failed(failure)) => failure,
+            other => {
+                self.ctx().streaks.ended(&self.uid());
+                return other;
             }
-            Err(Stop::Failed(failure)) => self.fail(failure).await,
-            other => other,
+        };
+        if failure.retryable && self.ctx().streaks.patient(&self.uid(), self.patience()) {
+            self.mention(&failure).await?;
+            return Ok(Action::requeue(RETRY));
         }
+        self.ctx().streaks.ended(&self.uid());
+        self.fail(failure).await
     }
 
     /// Goes through the phases until one has to wait.
@@ -266,7 +271,15 @@ impl Run {
             };
             match step {
                 Step::Next(phase) => self.enter(phase).await?,
-                Step::Wait(longest) => return Ok(Action::requeue(longest)),
+                Step::Wait(longest) => {
+                    // Whatever was mentioned has passed.
+                    self.progress(
+                        reasons::IN_PROGRESS,
+                        &format!("{:?}", self.status.phase.unwrap_or(BackupPhase::Validate)),
+                    );
+                    self.save().await?;
+                    return Ok(Action::requeue(longest));
+                }
                 Step::Over => return self.clean_up().await,
             }
         }
@@ -384,19 +397,16 @@ impl Run {
         Ok(Action::requeue(LOOK))
     }
 
-    /// Whether a passing failure may be tried again in this phase.
-    fn is_patient(&self) -> bool {
-        let phase = self.status.phase.unwrap_or(BackupPhase::Validate);
-        let patience = match phase {
-            BackupPhase::Validate => Duration::from_secs(30),
-            // What lies uploaded is worth waiting for.
-            BackupPhase::UploadMetadata | BackupPhase::UploadVolumes | BackupPhase::Commit => {
+    /// How long a step that fails for passing reasons is repeated before the run fails.
+    fn patience(&self) -> Duration {
+        // What lies uploaded is worth waiting for.
+        match self.status.phase {
+            None | Some(BackupPhase::Validate) => Duration::from_secs(30),
+            Some(BackupPhase::UploadVolumes | BackupPhase::UploadMetadata | BackupPhase::Commit) => {
                 Duration::from_secs(900)
             }
-            _ => Duration::from_secs(120),
-        };
-        let started = phases::record(&self.status.phases, phase).map(|r| r.start_timestamp.0);
-        started.is_none_or(|t| Timestamp::now().duration_since(t).unsigned_abs() < patience)
+            Some(_) => Duration::from_secs(120),
+        }
     }
 
     async fn plan(&self) -> Result<BackupPlan, Failure> {

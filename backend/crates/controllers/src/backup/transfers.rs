@@ -52,7 +52,6 @@ impl Run {
         self.follow(&transfers);
         self.check_transfers(&transfers)?;
         if !transfers.iter().all(is_cut) {
-            self.save().await?;
             return Ok(Step::Wait(LOOK));
         }
         self.check_cut(&transfers).await?;
@@ -264,7 +263,6 @@ impl Run {
         if transfers.iter().all(|t| stage(t) == TransferStage::Succeeded) {
             return Ok(Step::Next(BackupPhase::Commit));
         }
-        self.save().await?;
         Ok(Step::Wait(LOOK))
     }
 
