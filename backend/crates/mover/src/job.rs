@@ -1,12 +1,9 @@
-//! What a mover is told, and what it tells at the end. The operator writes a [`JobFile`] into the Secret that the
-//! mover's pod mounts.
+//! What a mover is told, and what it tells at the end. The operator writes a [`Job`] into the Secret that the mover's
+//! pod mounts.
 use std::{path::PathBuf, time::Duration};
 
 use holdfast_qcow2::ClusterSize;
-use holdfast_target::{
-    Connection,
-    layout::{ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome},
-};
+use holdfast_target::layout::{ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome};
 use serde::{Deserialize, Serialize};
 
 use crate::MoverError;
@@ -49,23 +46,6 @@ pub enum Job {
     Backup(BackupJob),
     /// Write one volume.
     Restore(RestoreJob),
-}
-
-/// Everything a mover needs, in one file. Holds the secret key, so it is written by [`JobFile::expose_json`] only.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct JobFile {
-    /// The target.
-    pub connection: Connection,
-    /// The job.
-    pub job: Job,
-}
-
-impl JobFile {
-    /// The file as JSON **with the secret key in clear**.
-    pub fn expose_json(&self) -> serde_json::Value {
-        serde_json::json!({ "connection": self.connection.expose_json(), "job": self.job })
-    }
 }
 
 /// What a restore did.
@@ -187,18 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn a_job_reads_back_what_it_exposes() {
-        let json = serde_json::json!({
-            "connection": {"bucket": "b", "accessKey": "a", "secretKey": "s"},
-            "job": {"backup": {"device": "/dev/volume", "home": "c/p/v", "image": "b-a1"}}
-        });
-        let file: JobFile = serde_json::from_value(json).unwrap();
-        assert!(!format!("{file:?}").contains("\"s\""));
-        let again: JobFile = serde_json::from_value(file.expose_json()).unwrap();
-        assert_eq!(again.job, file.job);
-        let Job::Backup(job) = again.job else {
+    fn a_job_says_only_what_differs_from_the_defaults() {
+        let json = serde_json::json!({"backup": {"device": "/dev/volume", "home": "c/p/v", "image": "b-a1"}});
+        let Job::Backup(job) = serde_json::from_value(json).unwrap() else {
             panic!("it is a backup")
         };
-        assert_eq!((job.cluster_size, job.parents), (65536, Vec::new()));
+        assert_eq!((job.cluster_size, &job.parents), (65536, &Vec::new()));
+        let again: Job =
+            serde_json::from_value(serde_json::to_value(Job::Backup(job.clone())).unwrap()).unwrap();
+        assert_eq!(again, Job::Backup(job));
+        let unknown =
+            serde_json::json!({"restore": {"device": "/d", "home": "c/p/v", "chain": [], "speed": 1}});
+        assert!(serde_json::from_value::<Job>(unknown).is_err());
     }
 }

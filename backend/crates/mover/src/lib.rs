@@ -23,6 +23,6 @@ mod restore;
 
 pub use backup::backup;
 pub use error::MoverError;
-pub use job::{BackupJob, Job, JobFile, RestoreJob, RestoreSummary, Zeroing};
+pub use job::{BackupJob, Job, RestoreJob, RestoreSummary, Zeroing};
 pub use progress::{Progress, ProgressSnapshot, peak_memory};
 pub use restore::restore;

@@ -26,7 +26,7 @@ use self::{explain::Call, transport::Transport};
 use crate::{Connection, ErrorKind, TargetError};
 
 /// How long failures that may pass are retried before they are reported. An attempt that has begun is not cut short, so
-/// a call can take this plus one attempt.
+/// a call can take this plus one attempt: 5 s where there is no connection, 9 s where there is one but no answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// For no connection, no answer and 5xx answers.
@@ -36,8 +36,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// For a person or a controller that waits: an unreachable endpoint is reported in 10 s (5 s of connecting after
-    /// 5 s of patience).
+    /// For a person or a controller that waits: an unreachable endpoint is reported in 10 s.
     pub const INTERACTIVE: Self = Self {
         unreachable: Duration::from_secs(5),
         throttled: Duration::from_secs(20),
@@ -61,8 +60,8 @@ pub struct S3Target {
 
 /// Slowest rate at which an attempt may move its bytes before it counts as stuck.
 const SLOWEST: u64 = 64 << 10;
-/// Bound of an attempt that moves (nearly) no bytes.
-const SHORT: Duration = Duration::from_secs(15);
+/// Bound of an attempt that moves (nearly) no bytes, and of any pause while an answer is read.
+const SHORT: Duration = Duration::from_secs(9);
 /// Bound of putting an upload together: large stores take minutes for it.
 const LONG: Duration = Duration::from_secs(600);
 

@@ -94,7 +94,10 @@ impl ShardBackup<'_> {
                     scope.spawn(move || self.work(&geometry, planner, taken, &results));
                 }
                 drop(results);
-                self.write(&mut files, &done, free)
+                let written = self.write(&mut files, &done, &free);
+                // Workers that wait for an output must not wait for ever.
+                drop(free);
+                written
             })
         })?;
         files.finish(self)
@@ -196,12 +199,12 @@ impl ShardBackup<'_> {
         Ok(())
     }
 
-    /// Writes outputs in the order of their pieces. Ends early on the first failure; workers then find nobody listening.
+    /// Writes outputs in the order of their pieces. Ends early on the first failure.
     fn write(
         &self,
         files: &mut Files,
         done: &mpsc::Receiver<Result<Output, MoverError>>,
-        free: mpsc::Sender<Output>,
+        free: &mpsc::Sender<Output>,
     ) -> Result<(), MoverError> {
         let mut early: BTreeMap<u64, Output> = BTreeMap::new();
         let mut next = 0;

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod faults;
+mod histories;
 mod memory;
 mod round_trip;
 mod support;

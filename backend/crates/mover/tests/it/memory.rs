@@ -1,19 +1,26 @@
 //! Memory does not grow with the volume: the mover runs in a process of its own, which reports its peak.
 use std::{path::Path, process::Command, sync::Arc};
 
-use holdfast_mover::{Job, JobFile, Progress, RestoreJob, backup, peak_memory, restore};
-use holdfast_target::{S3Target, layout::ImageRecord, testing::Gateway};
+use holdfast_mover::{Job, Progress, RestoreJob, backup, peak_memory, restore};
+use holdfast_target::{Connection, S3Target, layout::ImageRecord, testing::Gateway};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
 
 const JOB: &str = "HOLDFAST_TEST_JOB";
 
+/// What the child reads: `{"connection", "job"}`.
+#[derive(serde::Deserialize)]
+struct Task {
+    connection: Connection,
+    job: Job,
+}
+
 /// Not a test of its own: the process that [`run_alone`] starts.
 #[tokio::test(flavor = "multi_thread")]
 async fn child() {
     let Ok(path) = std::env::var(JOB) else { return };
-    let file: JobFile = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let file: Task = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let target = Arc::new(S3Target::connect(&file.connection).unwrap());
     let (progress, cancel) = (Arc::new(Progress::new()), CancellationToken::new());
     let begun = std::time::Instant::now();
@@ -27,13 +34,10 @@ async fn child() {
 }
 
 /// Runs a job alone; its result, peak memory in bytes, and seconds.
-pub(crate) fn run_alone(gateway: &Gateway, job: Job, folder: &Path) -> (serde_json::Value, u64, f64) {
+fn run_alone(gateway: &Gateway, job: &Job, folder: &Path) -> (serde_json::Value, u64, f64) {
     let path = folder.join("job.json");
-    let file = JobFile {
-        connection: gateway.connection(),
-        job,
-    };
-    std::fs::write(&path, file.expose_json().to_string()).unwrap();
+    let task = serde_json::json!({ "connection": gateway.connection().expose_json(), "job": job });
+    std::fs::write(&path, task.to_string()).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "memory::child", "--nocapture", "--test-threads=1"])
@@ -62,7 +66,7 @@ fn peaks(gateway: &Gateway, gib: u64) -> [u64; 3] {
     }
     let (full, first, _) = run_alone(
         gateway,
-        Job::Backup(backup_job(&volume.path, &format!("full{gib}-a1"), &[])),
+        &Job::Backup(backup_job(&volume.path, &format!("full{gib}-a1"), &[])),
         folder.path(),
     );
     let full: ImageRecord = serde_json::from_value(full).unwrap();
@@ -74,7 +78,7 @@ fn peaks(gateway: &Gateway, gib: u64) -> [u64; 3] {
         &format!("more{gib}-a1"),
         std::slice::from_ref(&full),
     );
-    let (overlay, second, _) = run_alone(gateway, Job::Backup(job), folder.path());
+    let (overlay, second, _) = run_alone(gateway, &Job::Backup(job), folder.path());
     let overlay: ImageRecord = serde_json::from_value(overlay).unwrap();
     let device = Volume::create(folder.path().join("restored.raw"), gib << 30);
     let job = RestoreJob {
@@ -82,7 +86,7 @@ fn peaks(gateway: &Gateway, gib: u64) -> [u64; 3] {
         home: home(),
         chain: vec![overlay, full],
     };
-    let (_, third, _) = run_alone(gateway, Job::Restore(job), folder.path());
+    let (_, third, _) = run_alone(gateway, &Job::Restore(job), folder.path());
     run(Command::new("qemu-img")
         .args(["compare", "-f", "raw", "-F", "raw"])
         .arg(&volume.path)

@@ -91,6 +91,7 @@ fn classify(status: u16, code: Option<&str>) -> (ErrorKind, bool) {
         "NoSuchBucket" => (K::BucketMissing, false),
         "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion" | "NotFound" => (K::NotFound, false),
         "AccessDenied" | "AllAccessDisabled" | "MethodNotAllowed" => (K::Denied, false),
+        "RequestTimeTooSkewed" => (K::Other, false),
         "PreconditionFailed" => (K::Exists, false),
         "InvalidRange" => (K::Changed, false),
         "EntityTooLarge" => (K::TooLarge, false),

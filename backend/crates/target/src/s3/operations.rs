@@ -101,7 +101,9 @@ impl S3Target {
             .set_range(range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)))
             .set_if_match(etag.map(|etag| format!("\"{}\"", etag.as_str())))
             .send();
-        let mut output = sent.await.map_err(|error| match call.explain(&error) {
+        let silent = |_| call.error(ErrorKind::Unreachable, "no answer in time");
+        let answer = timeout(SHORT, sent).await.map_err(silent)?;
+        let mut output = answer.map_err(|error| match call.explain(&error) {
             // The only precondition of a read is the entity tag.
             found if found.kind() == ErrorKind::Exists => {
                 call.error(ErrorKind::Changed, "it has another ETag now")
@@ -124,7 +126,7 @@ impl S3Target {
             return Err(too_large());
         }
         let mut body = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
-        while let Some(chunk) = output.body.next().await {
+        while let Some(chunk) = timeout(SHORT, output.body.next()).await.map_err(silent)? {
             let broken =
                 |why: String| call.error(ErrorKind::Unreachable, format!("the answer broke off: {why}"));
             body.extend_from_slice(&chunk.map_err(|error| broken(super::transport::innermost(&error)))?);

@@ -65,12 +65,11 @@ fn now() -> i64 {
 
 impl State {
     fn insert(&mut self, key: &Key, body: Bytes, etag: ETag) -> ObjectMeta {
-        let modified = now();
-        self.objects
-            .insert(key.clone(), (body.clone(), etag.clone(), modified));
+        let (size, modified) = (body.len() as u64, now());
+        self.objects.insert(key.clone(), (body, etag.clone(), modified));
         ObjectMeta {
             key: key.clone(),
-            size: body.len() as u64,
+            size,
             etag,
             modified,
         }

@@ -66,10 +66,7 @@ async fn pass(client: TcpStream, server: SocketAddr, lose: Arc<AtomicU32>) {
     let (mut from_server, mut to_server) = server.into_split();
     let requests = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
     let mut buffer = vec![0; 64 << 10];
-    loop {
-        let Ok(read @ 1..) = from_server.read(&mut buffer).await else {
-            break;
-        };
+    while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
         let take = |left: u32| left.checked_sub(1);
         if lose
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)

@@ -119,6 +119,39 @@ async fn an_unreachable_endpoint_is_told_in_ten_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_never_answers_is_told_in_ten_seconds() {
+    // The kernel accepts the connections, nobody reads them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = Connection {
+        url: Some(format!("http://{}", silent.local_addr().unwrap())),
+        region: "us-east-1".to_owned(),
+        bucket: "backups".to_owned(),
+        access_key: "a".to_owned(),
+        secret_key: SecretKey::new("secret-of-nobody"),
+        ca: None,
+        skip_cert_verification: false,
+    };
+    let target = connect(&connection);
+    let (begun, key) = (Instant::now(), key("a"));
+    let calls = tokio::join!(
+        target.probe(),
+        target.get(&key, 32 << 20),
+        target.head(&key)
+    );
+    let kinds = [
+        calls.0.unwrap_err().kind(),
+        calls.1.unwrap_err().kind(),
+        calls.2.unwrap_err().kind(),
+    ];
+    assert_eq!(kinds, [ErrorKind::Unreachable; 3]);
+    assert!(
+        begun.elapsed() < Duration::from_secs(11),
+        "it took {:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_another_authority_is_told() {
     let gateway = Gateway::start_with(GatewayOptions {
         tls: true,
