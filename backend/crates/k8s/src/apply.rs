@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use holdfast_crd::names::FIELD_MANAGER;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::core::DynamicObject;
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
@@ -12,20 +12,16 @@ use serde_json::Value;
 
 use crate::error::{is_already_exists, is_not_found};
 
-/// Parameters of a create under our field manager.
-fn post(dry_run: bool) -> PostParams {
-    PostParams {
-        dry_run,
-        field_manager: Some(FIELD_MANAGER.into()),
-    }
-}
-
 /// Creates `object`, or reads what is there under its name. The caller checks that it is its own, by label or UID.
 pub async fn create_or_get<K>(api: &Api<K>, object: &K) -> Result<K, kube::Error>
 where
     K: Resource + Clone + DeserializeOwned + Serialize + Debug,
 {
-    match api.create(&post(false), object).await {
+    let params = PostParams {
+        dry_run: false,
+        field_manager: Some(FIELD_MANAGER.into()),
+    };
+    match api.create(&params, object).await {
         Err(error) if is_already_exists(&error) => api.get(&object.name_any()).await,
         other => other,
     }
@@ -49,24 +45,6 @@ where
         Err(error) if is_not_found(&error) => Ok(true),
         Err(error) => Err(error),
     }
-}
-
-/// Deletes everything a label selector finds.
-pub async fn delete_collection<K>(api: &Api<K>, selector: &str) -> Result<(), kube::Error>
-where
-    K: Clone + DeserializeOwned + Debug,
-{
-    api.delete_collection(
-        &DeleteParams::background(),
-        &ListParams::default().labels(selector),
-    )
-    .await?;
-    Ok(())
-}
-
-/// Asks the API server, with everything that admits there, whether `object` could be created. Nothing is stored.
-pub async fn create_dry_run(api: &Api<DynamicObject>, object: &Value) -> Result<DynamicObject, kube::Error> {
-    api.create(&post(true), &dynamic(object)?).await
 }
 
 /// A JSON object as the client takes it.

@@ -3,7 +3,6 @@
 //! A capture is complete only when every group was listed, so nothing here swallows an error: a group whose server
 //! is away is named, and a list that fails is named with the group, version and resource it was for.
 
-use futures::stream::{self, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::api::ListParams;
 use kube::core::Request;
@@ -15,8 +14,6 @@ use serde_json::{Map, Value};
 
 /// Objects per page of a list, the page size of kubectl.
 const PAGE: u32 = 500;
-/// Lists in flight at the same time.
-const PARALLEL_LISTS: usize = 8;
 /// How often a list starts anew when its continue token has expired.
 const RESTARTS: usize = 3;
 
@@ -37,11 +34,6 @@ impl ApiKind {
     /// Whether objects of the kind can be listed.
     pub fn can_list(&self) -> bool {
         self.verbs.iter().any(|verb| verb == verbs::LIST)
-    }
-
-    /// Whether objects of the kind can be created.
-    pub fn can_create(&self) -> bool {
-        self.verbs.iter().any(|verb| verb == verbs::CREATE)
     }
 
     /// `resource.group/version`, for messages.
@@ -154,12 +146,6 @@ impl ApiKinds {
             .iter()
             .find(|k| k.resource.api_version == api_version && k.resource.kind == kind)
     }
-
-    /// The kind in its preferred version, whatever that is.
-    pub fn find_in_group(&self, group: &str, kind: &str) -> Option<&ApiKind> {
-        self.preferred()
-            .find(|k| k.resource.group == group && k.resource.kind == kind)
-    }
 }
 
 fn kinds_of(group: &str, served: APIVersionDiscovery) -> Vec<ApiKind> {
@@ -184,15 +170,6 @@ fn kinds_of(group: &str, served: APIVersionDiscovery) -> Vec<ApiKind> {
         })
     };
     served.resources.into_iter().filter_map(kind).collect()
-}
-
-/// The objects of one kind.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// The kind.
-    pub kind: ApiKind,
-    /// The objects as the API server sent them, with `apiVersion` and `kind` filled in.
-    pub objects: Vec<Value>,
 }
 
 /// One list that did not succeed.
@@ -237,47 +214,6 @@ struct RawList {
 /// Go servers send `null` for an empty slice.
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Value>, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
-}
-
-/// Every object in `namespace` of every kind that can be listed, except kinds for which `skip` says true.
-///
-/// # Errors
-/// When any group is unavailable or any list fails: then nothing is returned, for what is missing is not known.
-pub async fn list_namespace(
-    client: &Client,
-    kinds: &ApiKinds,
-    namespace: &str,
-    skip: impl Fn(&ApiKind) -> bool,
-) -> Result<Vec<Listed>, ListFailures> {
-    let wanted: Vec<ApiKind> = kinds
-        .listable_namespaced()
-        .filter(|kind| !skip(kind))
-        .cloned()
-        .collect();
-    let lists = wanted.into_iter().map(|kind| async move {
-        let result = list_kind(client, &kind, Some(namespace)).await;
-        (kind, result)
-    });
-    let results: Vec<_> = stream::iter(lists).buffered(PARALLEL_LISTS).collect().await;
-    let mut listed = Vec::new();
-    let mut failures = ListFailures {
-        unavailable: kinds.unavailable().to_vec(),
-        failed: Vec::new(),
-    };
-    for (kind, result) in results {
-        match result {
-            Ok(objects) => listed.push(Listed { kind, objects }),
-            Err(source) => failures.failed.push(ListFailure {
-                kind: kind.title(),
-                source,
-            }),
-        }
-    }
-    if failures.unavailable.is_empty() && failures.failed.is_empty() {
-        Ok(listed)
-    } else {
-        Err(failures)
-    }
 }
 
 /// Every object of one kind, of a namespace or of the whole cluster, page by page.
@@ -381,14 +317,6 @@ mod tests {
             ]
         );
         assert!(kinds.find("autoscaling/v1", "HorizontalPodAutoscaler").is_some());
-        assert_eq!(
-            kinds
-                .find_in_group("autoscaling", "HorizontalPodAutoscaler")
-                .unwrap()
-                .resource
-                .version,
-            "v2"
-        );
     }
 
     #[test]

@@ -16,14 +16,12 @@ mod names;
 mod status;
 
 pub use access::{Access, Decision, review};
-pub use apply::{create_dry_run, create_or_get, delete, delete_collection, dynamic};
+pub use apply::{create_or_get, delete, dynamic};
 pub use cluster::{ADMINISTRATORS, Cluster, ConnectError, impersonated};
 pub use condition::{Truth, condition, is_true, set_condition};
-pub use discovery::{
-    ApiKind, ApiKinds, DiscoverError, ListFailure, ListFailures, Listed, list_kind, list_namespace,
-};
-pub use error::{ApiFailure, describe, is_already_exists, is_conflict, is_forbidden, is_not_found};
+pub use discovery::{ApiKind, ApiKinds, DiscoverError, ListFailure, ListFailures, list_kind};
+pub use error::{ApiFailure, describe, is_already_exists, is_conflict, is_not_found};
 pub use events::Events;
 pub use lease::{Election, ElectionError, Leadership};
-pub use names::{hashed, limit_text};
-pub use status::{merge_patch, update_status};
+pub use names::hashed;
+pub use status::update_status;

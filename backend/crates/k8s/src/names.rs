@@ -12,7 +12,7 @@ pub fn hashed(prefix: &str, parts: &[&str]) -> String {
 }
 
 /// `text` cut to at most `limit` bytes, at a character, with `…` at the end when something was cut.
-pub fn limit_text(text: &str, limit: usize) -> String {
+pub(crate) fn limit_text(text: &str, limit: usize) -> String {
     const MARK: &str = "…";
     if text.len() <= limit {
         return text.to_owned();

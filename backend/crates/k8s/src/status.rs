@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 /// The JSON merge patch (RFC 7396) that turns `old` into `new`; `None` when they are equal. Fields that went away
 /// become `null`.
-pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
+pub(crate) fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
     if old == new {
         return None;
     }

@@ -7,13 +7,14 @@ use holdfast_k8s::{create_or_get, delete, dynamic};
 use holdfast_target::layout::{ImageId, SHARD_SIZE, ShardNumber, VolumeHome};
 use holdfast_target::{ListRequest, Target, TargetError};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 
-use super::build;
 use super::task::Task;
+use super::{build, pods};
 use crate::failure::Failure;
 
 /// Longest time the target may take to forget an attempt that failed.
@@ -22,8 +23,8 @@ const SWEEP_DEADLINE: Duration = Duration::from_secs(15);
 /// What is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Removed {
-    /// No mover can read or write any more.
-    pub(super) pods: bool,
+    /// No mover is left, except on nodes that do not answer.
+    pub(super) movers: bool,
     /// Nothing is left at all.
     pub(super) everything: bool,
 }
@@ -38,20 +39,28 @@ impl Task {
             Direction::Backup => self.remove_snapshots().await?,
             Direction::Restore => true,
         };
-        let pods = self.mover_pods().await?.is_empty();
+        let pods = self.mover_pods().await?;
         Ok(Removed {
-            pods,
-            everything: jobs && secrets && volumes && snapshots && pods,
+            movers: pods.iter().all(|pod| pods::is_lost(pod, Timestamp::now())),
+            everything: jobs && secrets && volumes && snapshots && pods.is_empty(),
         })
     }
 
-    /// Deletes the Jobs of the transfer except `keep`; their pods are told to stop. `true` when there is none.
+    /// Deletes the Jobs of the transfer except `keep`, and their pods, which are told to stop at once instead of when
+    /// the garbage collector comes by. `true` when there is no such Job.
     pub(super) async fn remove_jobs(&self, keep: Option<&str>) -> Result<bool, Failure> {
         let api = self.ctx().installed::<Job>();
         let mut gone = true;
         for job in api.list(&self.selector()).await?.items {
             if Some(job.name_any().as_str()) != keep {
                 gone &= delete(&api, &job.name_any(), None).await?;
+            }
+        }
+        let api = self.ctx().installed::<Pod>();
+        for pod in self.mover_pods().await? {
+            let kept = keep.is_some_and(|job| pods::is_of(&pod, job));
+            if !kept && pod.metadata.deletion_timestamp.is_none() {
+                delete(&api, &pod.name_any(), pod.uid().as_deref()).await?;
             }
         }
         Ok(gone)

@@ -120,32 +120,86 @@ async fn a_killed_mover_is_replaced_and_a_cancelled_one_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sandbox cluster"]
+async fn an_xfs_comes_back_beside_its_living_original() {
+    let world = World::new("xfs").await;
+    let _leader = world.leader();
+    world.claim("data", "sandbox-xfs", "Filesystem").await;
+    world.fill("data", "Filesystem", 4).await;
+    let there = world
+        .backup_with("one", "data", |spec| {
+            spec["volume"]["storageClass"] = json!("sandbox-xfs");
+            spec["volume"]["fsType"] = json!("xfs");
+        })
+        .await;
+    world.succeeded(&there, LONG).await;
+    let chain = json!([world.result(&there).await]);
+    let back = world.restore_with(
+        "sandbox-xfs",
+        "Filesystem",
+        &chain,
+        |spec| {
+            spec["volume"]["fsType"] = json!("xfs");
+        },
+    );
+    let back = back.await;
+    world.succeeded(&back, LONG).await;
+    // The original stays mounted by a pod of its own while the copy is read.
+    world.hold("data").await;
+    assert_eq!(
+        world.sums("sandbox-xfs", "Filesystem").await,
+        world.sums("data", "Filesystem").await
+    );
+    world.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the sandbox cluster"]
 async fn bad_input_fails_with_its_reason_and_leaves_nothing() {
     let world = World::new("bad").await;
-    let _leader = world.leader();
+    let _leader = world.leader_with(|mover| mover.progress_deadline_seconds = 8);
     world.claim("data", "sandbox-immediate", "Filesystem").await;
     world.fill("data", "Filesystem", 1).await;
-    let no_class = world
-        .backup_with("noclass", "data", |spec| spec["snapshotClass"] = json!("none"))
+    let no_class = world.backup_with("noclass", "data", |spec| spec["snapshotClass"] = json!("none"));
+    let no_class = no_class.await;
+    let no_target = world.backup_with("notarget", "data", |spec| spec["target"]["name"] = json!("none"));
+    let no_target = no_target.await;
+    let good = world.backup("good", "data", "Filesystem", None).await;
+    world.succeeded(&good, LONG).await;
+    let chain = json!([world.result(&good).await]);
+    let no_storage = world.restore_with("nostorage", "Filesystem", &chain, |spec| {
+        spec["volume"]["storageClass"] = json!("none");
+    });
+    let no_storage = no_storage.await;
+    world.claim("taken", "sandbox-immediate", "Filesystem").await;
+    let taken = world.restore("taken", "Filesystem", &chain).await;
+    world.fails(&taken, reasons::CONFLICT, "exists already").await;
+    world
+        .fails(&no_storage, reasons::PROVISION_FAILED, "\"none\" not found")
         .await;
-    let status = world
-        .reached(&no_class, "the end", LONG, |status| status.stage.is_final())
+    world
+        .fails(&no_target, reasons::NOT_FOUND, "no Target none")
         .await;
-    assert_eq!(
-        (status.stage, status.reason.as_deref()),
-        (TransferStage::Failed, Some(reasons::SNAPSHOT_FAILED))
-    );
-    world.nothing_left(&no_class).await;
-    let no_target = world
-        .backup_with("notarget", "data", |spec| spec["target"]["name"] = json!("none"))
+    world
+        .fails(&no_class, reasons::SNAPSHOT_FAILED, "the snapshot of claim")
         .await;
-    let status = world
-        .reached(&no_target, "the end", LONG, |status| status.stage.is_final())
+    // Even the storage behind the volume that could not be handed over is freed.
+    world.only_volumes_of(&["data", "taken"]).await;
+    world.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the sandbox cluster"]
+async fn a_mover_that_cannot_start_says_why() {
+    let world = World::new("image").await;
+    let _leader = world.leader_with(|mover| {
+        mover.progress_deadline_seconds = 8;
+        "docker.io/library/holdfast:none".clone_into(&mut mover.image);
+    });
+    world.claim("data", "sandbox-immediate", "Filesystem").await;
+    world.fill("data", "Filesystem", 1).await;
+    let stuck = world.backup("stuck", "data", "Filesystem", None).await;
+    world
+        .fails(&stuck, reasons::PROVISION_FAILED, "ErrImageNeverPull")
         .await;
-    assert_eq!(
-        (status.stage, status.reason.as_deref()),
-        (TransferStage::Failed, Some(reasons::NOT_FOUND))
-    );
-    world.nothing_left(&no_target).await;
     world.remove().await;
 }

@@ -1,6 +1,7 @@
 //! What a mover pod's status tells a person: why it does not start, how it ended.
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodStatus};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 /// Reasons of a waiting container that will not pass by waiting a moment.
@@ -13,6 +14,23 @@ const STUCK: [&str; 7] = [
     "CreateContainerError",
     "RunContainerError",
 ];
+
+/// A pod that was told to stop and is still there this long after its grace period is on a node that does not answer.
+const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whether the pod is of this Job.
+pub(super) fn is_of(pod: &Pod, job: &str) -> bool {
+    pod.labels()
+        .get("batch.kubernetes.io/job-name")
+        .is_some_and(|name| name == job)
+}
+
+/// Whether the pod should have ended long ago: nobody can tell any more whether it still runs.
+pub(super) fn is_lost(pod: &Pod, now: Timestamp) -> bool {
+    // The deletion timestamp of a pod is the end of its grace period.
+    let end = pod.metadata.deletion_timestamp.as_ref();
+    end.is_some_and(|end| now.duration_since(end.0) > LOST_AFTER)
+}
 
 /// Why the pod does not start, if there is a reason beyond not having had the time.
 pub(super) fn problem(pod: &Pod) -> Option<String> {
@@ -115,6 +133,17 @@ mod tests {
             "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}),
         );
         assert_eq!(problem(&creating), None);
+    }
+
+    #[test]
+    fn a_pod_is_lost_only_long_after_it_was_told_to_stop() {
+        let told = "2026-01-01T00:00:00Z";
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "m", "deletionTimestamp": told}})).unwrap();
+        let end: Timestamp = told.parse().unwrap();
+        assert!(!is_lost(&pod, end + SignedDuration::from_secs(59)));
+        assert!(is_lost(&pod, end + SignedDuration::from_secs(61)));
+        assert!(!is_lost(&Pod::default(), end));
     }
 
     #[test]

@@ -45,15 +45,15 @@ impl Task {
         if let Some(outcome) = self.report().and_then(|report| report.outcome.clone()) {
             return self.ended(outcome).await;
         }
-        let pods = self.mover_pods().await?;
+        let all = self.mover_pods().await?;
         let name = self.names.job(self.status.attempt);
-        let pod = pods.iter().find(|pod| of_job(pod, &name));
+        let pod = all.iter().find(|pod| pods::is_of(pod, &name));
         match self.ctx().installed::<Job>().get_opt(&name).await? {
             Some(job) if is_over(&job) => self.lost(pods::ending(pod)).await,
             Some(_) => self.watch(pod).await,
             // Somebody deleted the Job of an attempt that had begun: it is never begun again.
             None if pod.is_some() || self.report().is_some() => self.lost(pods::ending(pod)).await,
-            None => self.start(&pods).await,
+            None => self.start(&all).await,
         }
     }
 
@@ -72,12 +72,12 @@ impl Task {
     }
 
     /// Makes claim, Secret and Job of the attempt, once nothing of an earlier attempt can write any more.
-    async fn start(&mut self, pods: &[Pod]) -> Result<Step, Failure> {
+    async fn start(&mut self, all: &[Pod]) -> Result<Step, Failure> {
         let name = self.names.job(self.status.attempt);
         if self.status.attempt > 1 {
             self.remove_jobs(Some(&name)).await?;
         }
-        if let Some(old) = pods.iter().find(|pod| !of_job(pod, &name)) {
+        if let Some(old) = all.iter().find(|pod| !pods::is_of(pod, &name)) {
             let text = format!(
                 "the pod {} of an earlier attempt has not ended yet",
                 old.name_any()
@@ -252,7 +252,7 @@ impl Task {
                 message: text,
                 retryable: outcome.retryable,
             };
-            if self.falls_back_to_full(outcome.reason.as_deref()) {
+            if self.chain_is_the_trouble(outcome.reason.as_deref()) {
                 return self.take_full(&failure).await;
             }
             return self.attempt_failed(&failure).await;
@@ -323,24 +323,23 @@ impl Task {
         Ok(Step::Stay(Duration::ZERO))
     }
 
-    /// Whether the chain is the trouble and a full image is the way out of it.
-    fn falls_back_to_full(&self, reason: Option<&str>) -> bool {
-        let spec = &self.transfer.spec;
-        let incremental = spec.direction == Direction::Backup && spec.chain.is_some();
-        incremental && matches!(reason, Some(NEEDS_FULL | reasons::DAMAGED))
+    /// Whether a full image is the way out.
+    fn chain_is_the_trouble(&self, reason: Option<&str>) -> bool {
+        let backup = self.transfer.spec.direction == Direction::Backup;
+        backup && matches!(reason, Some(NEEDS_FULL | reasons::DAMAGED))
     }
 
-    /// Goes on with a full image, and says why.
+    /// Goes on with a full image, and says why. The spec is changed first: killed in between, the next leader finds it
+    /// changed and goes on to the next attempt.
     async fn take_full(&mut self, failure: &Failure) -> Result<Step, Failure> {
-        let patch = json!({"spec": {"chain": null, "fullReason": failure.message}});
-        let api = self.ctx().installed::<VolumeTransfer>();
-        self.transfer = api
-            .patch(
-                &self.transfer.name_any(),
-                &PatchParams::default(),
-                &Patch::Merge(&patch),
-            )
-            .await?;
+        if self.transfer.spec.chain.is_some() {
+            let patch = json!({"spec": {"chain": null, "fullReason": failure.message}});
+            let api = self.ctx().installed::<VolumeTransfer>();
+            let name = self.transfer.name_any();
+            self.transfer = api
+                .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await?;
+        }
         self.attempt_failed(&Failure {
             retryable: true,
             ..failure.clone()
@@ -354,12 +353,6 @@ impl Task {
         self.sweep_target().await;
         Ok(Step::Enter(TransferStage::Succeeded))
     }
-}
-
-fn of_job(pod: &Pod, job: &str) -> bool {
-    pod.labels()
-        .get("batch.kubernetes.io/job-name")
-        .is_some_and(|name| name == job)
 }
 
 /// Whether the Job has ended, well or not.

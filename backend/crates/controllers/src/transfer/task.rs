@@ -20,8 +20,6 @@ use crate::failure::Failure;
 
 /// Longest name of a transfer: its Jobs and pods carry it, with an attempt and a random part.
 const MAX_NAME: usize = 45;
-/// Temporaries of a transfer that failed are waited for this long before the transfer says so anyway.
-const ENDING: Duration = Duration::from_secs(60);
 
 /// What a step says about the way on.
 #[derive(Debug, PartialEq, Eq)]
@@ -197,11 +195,8 @@ impl Task {
         } else {
             TransferStage::Canceled
         };
-        if !removed.pods {
-            let grace = ENDING + self.ctx().mover.progress_deadline();
-            if self.stage_age() < grace {
-                return Ok(Step::Stay(Duration::from_millis(500)));
-            }
+        if !removed.movers {
+            return Ok(Step::Stay(Duration::from_millis(300)));
         }
         self.sweep_target().await;
         Ok(Step::Enter(end))

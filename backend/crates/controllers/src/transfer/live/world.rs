@@ -130,8 +130,74 @@ impl World {
 
     /// A leader until it is dropped.
     pub(super) fn leader(&self) -> Leader {
-        let ctx = self.context();
+        self.leader_with(|_| {})
+    }
+
+    /// A leader with other settings.
+    pub(super) fn leader_with(&self, change: impl FnOnce(&mut MoverSettings)) -> Leader {
+        let mut ctx = self.context();
+        change(&mut Arc::get_mut(&mut ctx).unwrap().mover);
         Leader(tokio::spawn(crate::transfer::run(ctx)))
+    }
+
+    /// The transfer fails with this reason and says so, and nothing of it is left.
+    pub(super) async fn fails(&self, transfer: &str, reason: &str, text: &str) {
+        let long = Duration::from_secs(150);
+        let status = self
+            .reached(transfer, "the end", long, |status| status.stage.is_final())
+            .await;
+        assert_eq!(status.stage, TransferStage::Failed, "{status:#?}");
+        assert_eq!(status.reason.as_deref(), Some(reason), "{status:#?}");
+        assert!(
+            status.message.as_deref().unwrap_or_default().contains(text),
+            "{status:#?}"
+        );
+        eprintln!("{transfer}: {reason}: {}", status.message.unwrap_or_default());
+        self.nothing_left(transfer).await;
+    }
+
+    /// Waits until the volumes that our namespaces ever had are those of these claims of the application.
+    pub(super) async fn only_volumes_of(&self, claims: &[&str]) {
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let start = Instant::now();
+        loop {
+            let all = volumes.list(&ListParams::default()).await.unwrap().items;
+            let ours = all.iter().filter_map(|volume| {
+                let claim = volume.spec.as_ref()?.claim_ref.as_ref()?;
+                let (namespace, name) = (claim.namespace.clone()?, claim.name.clone()?);
+                let kept = namespace == self.app && claims.contains(&name.as_str());
+                ([&self.app, &self.install].contains(&&namespace) && !kept).then_some((namespace, name))
+            });
+            let left: Vec<_> = ours.collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "volumes left: {left:?}"
+            );
+            sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// A pod that keeps the volume of a claim mounted until the namespace goes.
+    pub(super) async fn hold(&self, claim: &str) {
+        self.create::<Pod>(
+            &self.app,
+            json!({"metadata": {"name": "holder"}, "spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": self.facts["images"]["busybox"], "imagePullPolicy": "Never",
+                "command": ["sleep", "600"], "volumeMounts": [{"name": "v", "mountPath": "/volume"}]}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}}),
+        )
+        .await;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.app);
+        let running = kube::runtime::wait::conditions::is_pod_running();
+        let wait = kube::runtime::wait::await_condition(pods, "holder", running);
+        tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     /// One leader after the other, each killed after `life` or a bit more.
@@ -162,6 +228,7 @@ impl World {
             limits: Limits::default(),
             targets: TargetAccess::new(self.client.clone()),
             metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+            streaks: Default::default(),
             shutdown: CancellationToken::new(),
         })
     }
@@ -271,12 +338,22 @@ impl World {
 
     /// A restore into a new claim called `class`, or of another name and then of the class sandbox-immediate.
     pub(super) async fn restore(&self, class: &str, mode: &str, chain: &Value) -> String {
+        self.restore_with(class, mode, chain, |_| {}).await
+    }
+
+    pub(super) async fn restore_with(
+        &self,
+        class: &str,
+        mode: &str,
+        chain: &Value,
+        change: impl FnOnce(&mut Value),
+    ) -> String {
         let storage = if class.starts_with("sandbox") {
             class
         } else {
             "sandbox-immediate"
         };
-        self.make(json!({
+        let mut spec = json!({
             "direction": "Restore", "chain": chain,
             "run": {"kind": "Restore", "namespace": self.app, "name": class, "uid": "run-restore"},
             "target": {"name": "store", "namespace": self.install}, "home": self.home.to_string(),
@@ -285,8 +362,9 @@ impl World {
                 "volumeMode": mode, "accessModes": ["ReadWriteOnce"], "fsType": "ext4"},
             "claimManifest": {"metadata": {"labels": {"app": "x"}},
                 "spec": {"resources": {"requests": {"storage": "600Mi"}}}},
-        }))
-        .await
+        });
+        change(&mut spec);
+        self.make(spec).await
     }
 
     async fn make(&self, spec: Value) -> String {
