@@ -1,7 +1,7 @@
 //! What a person may present: a bearer token, or a client certificate with its key.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use kube::Config;
 use rustls_pki_types::PrivateKeyDer;
@@ -101,7 +101,7 @@ impl Credential {
     /// When the certificate cannot be read.
     pub fn expires_at(&self) -> Result<Option<Timestamp>, Refusal> {
         match self {
-            Self::Token(token) => Ok(token_end(token.expose_secret())),
+            Self::Token(token) => token_end(token.expose_secret()),
             Self::Certificate { certificate, .. } => {
                 let ends = certificates(certificate, "client-certificate-data")?;
                 Ok(ends.into_iter().min())
@@ -146,20 +146,31 @@ fn certificates(pem: &str, field: &str) -> Result<Vec<Timestamp>, Refusal> {
     Ok(ends)
 }
 
-/// The `exp` claim of a JWT (RFC 7519, 4.1.4), seconds since the epoch. `None` for an opaque token.
-fn token_end(token: &str) -> Option<Timestamp> {
-    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    let seconds = claims.get("exp")?.as_f64()?;
-    Timestamp::from_second(seconds as i64).ok()
+/// The `exp` claim of a JWT (RFC 7519, 4.1.4), seconds since the epoch. `None` for an opaque token, which has no three
+/// parts, and for a JWT without end. One that looks like a JWT and does not read is not taken: its session could outlive
+/// it.
+fn token_end(token: &str) -> Result<Option<Timestamp>, Refusal> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: Option<f64>,
+    }
+    if token.split('.').count() != 3 {
+        return Ok(None);
+    }
+    let decoded = jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(token);
+    let claims = decoded.map_err(|e| Refusal::new("token", format!("it looks like a JWT and does not read as one: {e}")))?;
+    Ok(claims.exp.and_then(|seconds| Timestamp::from_second(seconds as i64).ok()))
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     fn jwt(claims: &str) -> Credential {
-        let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#);
+        let token = format!("{header}.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
         Credential::token(&token, "token").unwrap()
     }
 
@@ -169,10 +180,10 @@ mod tests {
         assert_eq!(jwt(r#"{"exp":1800000000}"#).expires_at(), Ok(Some(end)));
         assert_eq!(jwt(r#"{"exp":1800000000.5}"#).expires_at(), Ok(Some(end)));
         assert_eq!(jwt(r#"{"sub":"x"}"#).expires_at(), Ok(None));
-        assert_eq!(
-            Credential::token("opaque", "token").unwrap().expires_at(),
-            Ok(None)
-        );
+        let opaque = Credential::token("opaque", "token").unwrap();
+        assert_eq!(opaque.expires_at(), Ok(None));
+        let broken = Credential::token("not.a.jwt", "token").unwrap();
+        assert_eq!(broken.expires_at().unwrap_err().field, "token");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use holdfast_crd::names::{conditions, finalizers, labels, reasons};
+use holdfast_crd::names::{conditions, finalizers, reasons};
 use holdfast_crd::{Backup, BackupPhase, BackupPlan, BackupStatus, PhaseState, VolumeTransfer};
 use holdfast_k8s::{Truth, is_conflict, is_true, set_condition, update_status};
 use holdfast_target::Target as Store;
@@ -441,13 +441,7 @@ impl Run {
 
     /// The run's transfers.
     async fn transfers(&self) -> Result<Vec<VolumeTransfer>, Failure> {
-        let of_run = ListParams::default().labels(&format!("{}={}", labels::RUN, self.uid()));
-        Ok(self
-            .ctx()
-            .installed::<VolumeTransfer>()
-            .list(&of_run)
-            .await?
-            .items)
+        Ok(self.ctx().transfers_of(&self.uid()).await?)
     }
 }
 

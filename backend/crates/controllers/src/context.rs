@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use holdfast_crd::VolumeTransfer;
+use holdfast_crd::names::labels;
 use holdfast_k8s::{Cluster, Events};
 use kube::Client;
+use kube::api::ListParams;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Limits, Metrics, MoverSettings, TargetAccess};
@@ -57,6 +60,16 @@ impl Context {
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
     {
         self.namespaced(&self.install_namespace)
+    }
+
+    /// The volume-transfers of a run.
+    pub(crate) async fn transfers_of(&self, run_uid: &str) -> Result<Vec<VolumeTransfer>, kube::Error> {
+        let of_run = ListParams::default().labels(&format!("{}={run_uid}", labels::RUN));
+        match self.installed::<VolumeTransfer>().list(&of_run).await {
+            // Our definitions are being removed, that of transfers first: nothing is left to wait for.
+            Err(error) if holdfast_k8s::is_not_found(&error) => Ok(Vec::new()),
+            listed => Ok(listed?.items),
+        }
     }
 
     /// A future that ends when the process shuts down, for `Controller::graceful_shutdown_on`.

@@ -19,12 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use holdfast_crd::names::{conditions, finalizers, labels, reasons};
+use holdfast_crd::names::{conditions, finalizers, reasons};
 use holdfast_crd::{PhaseState, Restore, RestorePhase, RestoreStatus, TransferStage, VolumeTransfer};
 use holdfast_k8s::{Truth, is_true, set_condition, update_status};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{controller, watcher};
@@ -306,13 +306,7 @@ impl Run<'_> {
     }
 
     async fn transfers(&self) -> Result<Vec<VolumeTransfer>, Failure> {
-        let api: Api<VolumeTransfer> = Api::namespaced(self.ctx.client.clone(), &self.ctx.install_namespace);
-        let of_run = ListParams::default().labels(&format!("{}={}", labels::RUN, self.uid()));
-        match api.list(&of_run).await {
-            // Our definitions are being removed, transfers first: nothing is left to wait for.
-            Err(error) if holdfast_k8s::is_not_found(&error) => Ok(Vec::new()),
-            listed => Ok(listed?.items),
-        }
+        Ok(self.ctx.transfers_of(&self.uid()).await?)
     }
 
     /// Deletes the run's transfers; true when none is left.

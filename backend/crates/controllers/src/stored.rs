@@ -143,6 +143,16 @@ pub(crate) async fn missing_files(
     Ok(missing)
 }
 
+/// Images of a volume that have anything on the target: objects, open uploads, or a place in the chain.
+pub(crate) async fn images(target: &dyn Target, home: &VolumeHome) -> Result<BTreeSet<ImageId>, Failure> {
+    let objects = list_all(target, &home.prefix(), MAX_OBJECTS).await?;
+    let mut found: BTreeSet<ImageId> = objects.iter().filter_map(|o| home.image_of(&o.key)).collect();
+    let uploads = target.list_uploads(&home.prefix()).await?;
+    found.extend(uploads.iter().filter_map(|u| home.image_of(&u.upload.key)));
+    found.extend(newest_chain(target, home).await?.images().iter().map(|i| i.id.clone()));
+    Ok(found)
+}
+
 /// Removes every image of a volume that neither `keep` names nor an image that stays lies upon: first from the chain,
 /// then its objects and open uploads. Returns how many objects went.
 pub(crate) async fn erase_images(
@@ -356,3 +366,6 @@ pub(crate) async fn count_points(target: &dyn Target) -> Result<u64, Failure> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 
 mod tombstone;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use futures::StreamExt;
 use holdfast_crd::names::{conditions, labels, reasons};
 use holdfast_crd::{Backup, BackupPlan, Direction, Target, VolumeTransfer};
 use holdfast_k8s::is_true;
-use holdfast_target::layout::{Attempt, Location, Uid, VolumeHome};
+use holdfast_target::layout::{Attempt, ImageId, Location, Uid, VolumeHome};
 use holdfast_target::{Key, Target as Store};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
@@ -168,7 +168,12 @@ async fn sweep_target(ctx: &Context, target: &Target) -> Result<(), Failure> {
 /// Removes what no point of the plan needs. A plan that is being written or read waits for the next time.
 async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid) -> Result<usize, Failure> {
     let folders = stored::points(store, cluster, plan).await?;
-    let homes = stored::homes(store, cluster, plan).await?;
+    // An image that is not in this list may be of a run that began meanwhile: it is not looked at.
+    let mut written = BTreeMap::new();
+    for home in stored::homes(store, cluster, plan).await? {
+        let images = stored::images(store, &home).await?;
+        written.insert(home, images);
+    }
     let users = Users::of(ctx, plan).await?;
     if let Some(user) = users.at_work {
         let text = format!("{user} is at work with images of the same plan");
@@ -184,8 +189,8 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
         gone += stored::erase_uncommitted(store, location).await?;
     }
     store.delete(&survey.abandoned).await?;
-    for home in &homes {
-        gone += sweep_home(store, home, &survey, users.plan_lives).await?;
+    for (home, images) in &written {
+        gone += sweep_home(store, home, images, &survey, users.plan_lives).await?;
     }
     Ok(gone)
 }
@@ -193,6 +198,7 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
 async fn sweep_home(
     store: &dyn Store,
     home: &VolumeHome,
+    written: &BTreeSet<ImageId>,
     survey: &Survey,
     plan_lives: bool,
 ) -> Result<usize, Failure> {
@@ -201,7 +207,7 @@ async fn sweep_home(
         return Ok(1);
     }
     stored::erase_images(store, home, |image| {
-        survey.images.contains(&(home.clone(), image.to_string()))
+        !written.contains(image) || survey.images.contains(&(home.clone(), image.to_string()))
     })
     .await
 }

@@ -134,12 +134,14 @@ pub(crate) async fn running(cluster: &Cluster, namespace: &str) -> Result<String
         .await
 }
 
-/// Writes data that depends on `seed` into both volumes.
-pub(crate) async fn write(cluster: &Cluster, namespace: &str, pod: &str, seed: &str) -> Result<()> {
+/// Writes random data into both volumes: files in a folder of this name, and a stretch of the raw volume that depends on
+/// the name.
+pub(crate) async fn write(cluster: &Cluster, namespace: &str, pod: &str, name: &str) -> Result<()> {
+    let block = name.bytes().map(usize::from).sum::<usize>() % 200;
     let command = format!(
-        "set -e; mkdir -p /data/{seed}; for i in 1 2 3 4 5; do head -c 500000 /dev/urandom > /data/{seed}/$i; done; \
-         echo {seed} > /data/last; sync; \
-         head -c 3000000 /dev/urandom | dd of=/dev/raw bs=65536 seek=$(( $(echo {seed} | cksum | cut -d' ' -f1) % 200 )) conv=notrunc,fsync 2>/dev/null; sync"
+        "set -e; mkdir -p /data/{name}; for i in 1 2 3 4 5; do head -c 500000 /dev/urandom > /data/{name}/$i; done; \
+         echo {name} > /data/last; sync; \
+         head -c 3000000 /dev/urandom | dd of=/dev/raw bs=65536 seek={block} conv=notrunc,fsync 2>/dev/null; sync"
     );
     cluster.exec(namespace, pod, &command).await?;
     Ok(())

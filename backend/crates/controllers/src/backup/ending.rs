@@ -120,6 +120,10 @@ impl Run {
             return Ok(());
         }
         let (store, location) = (self.store().await?, self.location()?);
+        if stored::is_committed(&*store, &location).await? {
+            // The commit reached the store though its answer did not reach us: it is a point, and keeps its images.
+            return Ok(());
+        }
         stored::erase_uncommitted(&*store, &location).await?;
         let mut homes = seen.clone();
         homes.extend(stored::homes(&*store, &location.cluster, &location.plan).await?);

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 /// A hand-over takes seconds; what is not done after this long hangs.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(200);
 /// Parameter of a storage class that names the file system.
 const FS_TYPE: &str = "csi.storage.k8s.io/fstype";
 
@@ -32,7 +32,12 @@ impl Task {
         if let Some(waiting) = self.retire(&manifest).await? {
             return self.wait_for(&waiting);
         }
-        create_or_get(&self.volumes(), &dynamic(&manifest)?).await?;
+        let volume = create_or_get(&self.volumes(), &dynamic(&manifest)?).await?;
+        // The binder must have seen the volume before it sees the claim: one that names an unknown volume is looked at
+        // again only with the binder's next round, up to half a minute later.
+        if volume.data.pointer("/status/phase").is_none_or(|phase| phase == "Pending") {
+            return self.wait_for(&format!("the volume {} to be noticed", self.names.volume()));
+        }
         let claims = self
             .ctx()
             .namespaced::<PersistentVolumeClaim>(&self.transfer.spec.claim.namespace);

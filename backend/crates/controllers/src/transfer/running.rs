@@ -22,7 +22,7 @@ use crate::failure::Failure;
 const MAX_ATTEMPTS: u32 = 3;
 /// A running mover is looked at this often even if it says nothing.
 const LOOK: Duration = Duration::from_secs(5);
-/// A claim that is not provisioned after this long is looked at more closely.
+/// A mover that has not spoken after this long is looked at more closely.
 const PROVISIONING: Duration = Duration::from_secs(3);
 
 /// The reason by which a mover says that the chain cannot be continued.
@@ -111,7 +111,7 @@ impl Task {
             &parts,
         );
         create_or_get(&ctx.installed::<Job>(), &job).await?;
-        Ok(Step::Stay(LOOK))
+        Ok(Step::Stay(PROVISIONING))
     }
 
     async fn create_claim(&self) -> Result<(), Failure> {
@@ -172,9 +172,10 @@ impl Task {
             self.status.node = Some(node);
         }
         let idle = self.idle();
-        let mut problem = pod.and_then(pods::problem);
+        // Every claim is unbound and every pod unscheduled for a moment: that is not worth a word.
+        let mut problem = None;
         if self.report().is_none() && idle > PROVISIONING {
-            problem = self.provisioning_problem().await?.or(problem);
+            problem = self.provisioning_problem().await?.or(pod.and_then(pods::problem));
         }
         let Some(text) = problem else {
             self.note(reasons::IN_PROGRESS, "");
