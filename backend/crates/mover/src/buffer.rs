@@ -159,7 +159,9 @@ mod tests {
     fn buffers_are_aligned_and_come_back() {
         for len in [1, 4096, 1 << 20] {
             let buffer = AlignedBuffer::new(len);
-            assert!(buffer.as_ptr() as usize % ALIGNMENT as usize == 0 && buffer.len() as u64 == len);
+            assert!(
+                (buffer.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) && buffer.len() as u64 == len
+            );
         }
         let (pool, cancel) = (Pool::new(8, 2), CancellationToken::new());
         let mut first = pool.take(&cancel).unwrap();

@@ -7,6 +7,7 @@
 //! - The SDK's retries and timeouts are off; ours know what a repeated conditional request means.
 //! - Path style addresses wherever a URL is given: compatible stores seldom have a wildcard name.
 
+mod attempts;
 mod explain;
 mod operations;
 mod transport;

@@ -1,4 +1,5 @@
 //! Volumes moved for real: files as devices, a real S3 gateway, `qemu-img` as the outside judge.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod by_hand;
 mod faults;

@@ -28,6 +28,8 @@ pub struct GatewayOptions {
 #[derive(Debug)]
 pub struct Gateway {
     child: Option<Child>,
+    /// Kills the gateway when this process ends without having done so: its standard input closes then.
+    guard: Option<Child>,
     port: u16,
     options: GatewayOptions,
     data: PathBuf,
@@ -54,6 +56,7 @@ impl Gateway {
         }
         let mut gateway = Self {
             child: None,
+            guard: None,
             port: free_port(),
             options,
             data,
@@ -92,7 +95,13 @@ impl Gateway {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the log file again"))
             .stderr(log);
-        self.child = Some(command.spawn().expect("the gateway starts"));
+        let child = command.spawn().expect("the gateway starts");
+        let watch = format!("read -r _; kill -9 {}", child.id());
+        let guard = Command::new("sh")
+            .args(["-c", &watch])
+            .stdin(Stdio::piped())
+            .spawn();
+        (self.child, self.guard) = (Some(child), Some(guard.expect("the guard starts")));
         let deadline = Instant::now() + Duration::from_secs(15);
         while TcpStream::connect(self.address()).is_err() {
             let ended = self
@@ -156,7 +165,8 @@ impl Gateway {
 
     /// Kills it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        // The guard first, so that it never kills a process that got the number later.
+        for mut child in [self.guard.take(), self.child.take()].into_iter().flatten() {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();

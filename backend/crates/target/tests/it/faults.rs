@@ -133,11 +133,7 @@ async fn an_endpoint_that_never_answers_is_told_in_ten_seconds() {
     };
     let target = connect(&connection);
     let (begun, key) = (Instant::now(), key("a"));
-    let calls = tokio::join!(
-        target.probe(),
-        target.get(&key, 32 << 20),
-        target.head(&key)
-    );
+    let calls = tokio::join!(target.probe(), target.get(&key, 32 << 20), target.head(&key));
     let kinds = [
         calls.0.unwrap_err().kind(),
         calls.1.unwrap_err().kind(),

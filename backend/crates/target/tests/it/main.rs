@@ -1,4 +1,5 @@
 //! Targets against real stores: the conformance suite, and every failure a person can run into.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod faults;
 mod suite;
