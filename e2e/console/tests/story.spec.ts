@@ -26,8 +26,8 @@ test("a namespace is protected and its first backup watched until it is complete
   await frame.open("/namespaces");
   await expect(frame.row(unprotected)).toContainText("Unprotected");
   await frame.row(unprotected).getByRole("link", { name: `Protect ${unprotected}` }).click();
-  await expect(page.getByLabel("Namespace")).toHaveValue(unprotected);
-  await page.getByLabel("Target").selectOption(`${target.namespace}/${target.name}`);
+  await expect(page.getByRole("combobox", { name: "Namespace" })).toHaveValue(unprotected);
+  await page.getByRole("combobox", { name: "Target" }).selectOption(`${target.namespace}/${target.name}`);
   await page.getByRole("button", { name: "Create plan" }).click();
   await expect(page).toHaveURL(new RegExp(`/backups/${unprotected}/`));
   const run = new RunPage(page);
@@ -65,8 +65,8 @@ test("a backup is restored into a new namespace", async ({ page }) => {
   await run.open(`/backups/${namespace}/${backup}`);
   await run.button("Restore").click();
   const dialog = run.dialog();
-  await expect(dialog.getByRole("radio", { name: /Into a new namespace/ })).toBeChecked();
-  await dialog.getByLabel("New namespace").fill(into);
+  await expect(dialog.getByRole("radio", { name: "Into a new namespace" })).toBeChecked();
+  await dialog.getByRole("textbox", { name: "New namespace" }).fill(into);
   await dialog.getByRole("button", { name: "Start restore" }).click();
   await expect(page).toHaveURL(/\/restores\//);
   await run.completes(240_000);
@@ -83,23 +83,36 @@ test("a restore into a namespace that holds the objects is refused and changes n
   const run = new RunPage(page);
   await run.open(`/backups/${namespace}/${backup}`);
   await run.button("Restore").click();
-  await run.dialog().getByText(`Into ${namespace}`).click();
+  await run.dialog().getByRole("radio", { name: `Into ${namespace}` }).check();
   await run.dialog().getByRole("button", { name: "Start restore" }).click();
   await expect(run.state()).toHaveText("Failed", { timeout: 90_000 });
   await expect(page.getByRole("alert")).toContainText("exists already");
 });
 
-test("deleting a backup says what stays, and the list follows", async ({ page }) => {
-  const { unprotected } = stage();
+test("a deleted backup says what stays, and comes back by its location", async ({ page }) => {
+  test.setTimeout(180_000);
+  const { unprotected, target, id } = stage();
   const frame = new Frame(page);
   await frame.open(`/backups?namespace=${unprotected}`);
   const link = page.locator("[data-row]").first();
   const name = await link.textContent();
   await link.click();
   const run = new RunPage(page);
+  const location = await page.locator(".fact").filter({ hasText: "Location" }).locator("code").textContent();
   await run.button("Delete").click();
   await expect(run.dialog()).toContainText("The point stays on the target");
   await run.dialog().getByRole("button", { name: "Delete" }).click();
   await expect(page).toHaveURL(/\/backups$/);
   await expect(frame.row(name!)).toHaveCount(0, { timeout: 30_000 });
+
+  const into = `console-found-${id}`;
+  await frame.link("Restores").click();
+  await page.getByRole("button", { name: "Restore by location" }).click();
+  await frame.dialog().getByRole("combobox", { name: "Target" }).selectOption(`${target.namespace}/${target.name}`);
+  await frame.dialog().getByRole("textbox", { name: "Location" }).fill(location!);
+  await frame.dialog().getByRole("textbox", { name: "New namespace" }).fill(into);
+  await frame.dialog().getByRole("button", { name: "Start restore" }).click();
+  await run.completes(120_000);
+  const settings = await new Cluster().get(`/api/v1/namespaces/${into}/configmaps/settings`);
+  expect(settings.data.greeting).toBe("hello");
 });

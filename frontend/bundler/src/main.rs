@@ -71,14 +71,23 @@ fn main() -> Result<()> {
     };
     let key = inputs::hash(&places.root, profile)?;
     let bundle = places.bundles().join(&key);
+    let dist = places.root.join("frontend/dist");
     if bundle.join("index.html").is_file() && !args.force {
         println!("console: bundle {key} is cached");
+        publish(&bundle, &dist)?;
     } else {
-        build(&places, profile, &bundle)?;
+        let draft = build(&places, profile, &bundle)?;
+        publish(&draft, &dist)?;
+        if inputs::hash(&places.root, profile)? == key {
+            remove_dir(&bundle)?;
+            fs::rename(&draft, &bundle)
+                .with_context(|| format!("cannot move the bundle to {}", bundle.display()))?;
+        } else {
+            println!("console: sources changed during the build; the bundle is not cached, build again");
+            remove_dir(&draft)?;
+        }
         prune(&places.bundles(), &bundle)?;
     }
-    let dist = places.root.join("frontend/dist");
-    publish(&bundle, &dist)?;
     println!(
         "console: {} ready in {:.1} s",
         dist.display(),
@@ -87,8 +96,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Compiles and assembles a bundle, which appears under its name only when it is whole.
-fn build(places: &Places, profile: compiler::Profile, bundle: &Path) -> Result<()> {
+/// Compiles and assembles a bundle in a directory beside its final place.
+fn build(places: &Places, profile: compiler::Profile, bundle: &Path) -> Result<PathBuf> {
     let toolchain = compiler::Toolchain::choose()?;
     println!("console: compiling for wasm32 with {toolchain}");
     let target_dir = places.cache.join("target-wasm");
@@ -97,8 +106,7 @@ fn build(places: &Places, profile: compiler::Profile, bundle: &Path) -> Result<(
     remove_dir(&draft)?;
     fs::create_dir_all(&draft).with_context(|| format!("cannot create {}", draft.display()))?;
     assets::assemble(&module, profile, &places.root.join("frontend"), &draft)?;
-    remove_dir(bundle)?;
-    fs::rename(&draft, bundle).with_context(|| format!("cannot move the bundle to {}", bundle.display()))
+    Ok(draft)
 }
 
 /// Replaces `dist` by a copy of the bundle, unless it is one already: an unchanged directory lets cargo skip the

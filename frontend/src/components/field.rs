@@ -112,23 +112,24 @@ pub(crate) fn Choice(
     group: RwSignal<String>,
     #[prop(into)] label: String,
     #[prop(into)] text: Signal<String>,
-    #[prop(into, optional)] disabled: Signal<bool>,
 ) -> impl IntoView {
+    let id = format!("{name}-{value}");
     view! {
-        <label class="choice" class:disabled=disabled>
+        <div class="choice">
             <input
                 type="radio"
+                id=id.clone()
                 name=name
                 value=value
-                disabled=disabled
+                aria-describedby=format!("{id}-hint")
                 prop:checked=move || group.get() == value
                 on:change=move |_| group.set(value.to_owned())
             />
             <span>
-                <strong>{label}</strong>
-                <span class="hint">{text}</span>
+                <label for=id.clone()>{label}</label>
+                <span class="hint" id=format!("{id}-hint")>{text}</span>
             </span>
-        </label>
+        </div>
     }
 }
 
@@ -138,15 +139,15 @@ pub(crate) fn CheckField(
     id: &'static str,
     value: RwSignal<bool>,
     #[prop(into)] label: String,
-    #[prop(into, optional)] text: String,
+    #[prop(into)] text: String,
 ) -> impl IntoView {
     view! {
-        <label class="choice" for=id>
-            <input id=id type="checkbox" bind:checked=value />
+        <div class="choice">
+            <input id=id type="checkbox" aria-describedby=format!("{id}-hint") bind:checked=value />
             <span>
-                <strong>{label}</strong>
-                {(!text.is_empty()).then(|| view! { <span class="hint">{text}</span> })}
+                <label for=id>{label}</label>
+                <span class="hint" id=format!("{id}-hint")>{text}</span>
             </span>
-        </label>
+        </div>
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_shared::{Backup, BackupPlan, Resource, Restore, ServerEvent, Target, VolumeProgress};
+use leptos::ev;
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 
@@ -73,7 +74,14 @@ impl Live {
             live.connect();
             namespace
         });
-        on_cleanup(move || live.stop());
+        // An open connection does not break when the network goes, it only falls silent; the browser knows earlier.
+        let offline = window_event_listener(ev::offline, move |_| live.lost());
+        let online = window_event_listener(ev::online, move |_| live.retry_now());
+        on_cleanup(move || {
+            offline.remove();
+            online.remove();
+            live.stop();
+        });
         live
     }
 
@@ -174,9 +182,12 @@ impl Live {
                 self.failures.set_value(0);
                 self.link.set(Link::Live);
             }
-            StreamSignal::Message(ServerEvent::SessionEnded) => self.probe(),
-            StreamSignal::Message(ServerEvent::ServerStopping) | StreamSignal::Broken => self.lost(),
-            StreamSignal::Message(event) => self.enqueue(event),
+            StreamSignal::Broken => self.lost(),
+            StreamSignal::Message(event) => match *event {
+                ServerEvent::SessionEnded => self.probe(),
+                ServerEvent::ServerStopping => self.lost(),
+                event => self.enqueue(event),
+            },
         }
     }
 

@@ -12,7 +12,7 @@ pub(crate) enum Signal {
     /// The server answered.
     Opened,
     /// A message came.
-    Message(ServerEvent),
+    Message(Box<ServerEvent>),
     /// The connection broke or was refused; the browser does not say which.
     Broken,
 }
@@ -41,7 +41,7 @@ impl Stream {
                     .as_string()
                     .unwrap_or_default();
                 match serde_json::from_str(&text) {
-                    Ok(event) => on(Signal::Message(event)),
+                    Ok(event) => on(Signal::Message(Box::new(event))),
                     Err(e) => warn!("an event could not be read: {e}"),
                 }
             })

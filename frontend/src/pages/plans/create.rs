@@ -176,6 +176,12 @@ pub(crate) fn NewPlan() -> impl IntoView {
                     title="No target may be used by this namespace"
                     text="Create one, or let an existing target list the namespace in its allowed namespaces."
                 />
+                <p>
+                    <A href=routes::TARGET_NEW attr:class="button">
+                        <Glyph icon=Icon::Plus />
+                        "New target"
+                    </A>
+                </p>
             </Show>
             <What form=form error=error />
             <WhereTo form=form targets=targets typed=typed error=error />
