@@ -35,7 +35,11 @@ impl Task {
         let volume = create_or_get(&self.volumes(), &dynamic(&manifest)?).await?;
         // The binder must have seen the volume before it sees the claim: one that names an unknown volume is looked at
         // again only with the binder's next round, up to half a minute later.
-        if volume.data.pointer("/status/phase").is_none_or(|phase| phase == "Pending") {
+        if volume
+            .data
+            .pointer("/status/phase")
+            .is_none_or(|phase| phase == "Pending")
+        {
             return self.wait_for(&format!("the volume {} to be noticed", self.names.volume()));
         }
         let claims = self

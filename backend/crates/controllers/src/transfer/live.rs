@@ -118,6 +118,37 @@ async fn a_killed_mover_is_replaced_and_a_cancelled_one_leaves_nothing() {
     world.remove().await;
 }
 
+/// Deleted at any moment, a transfer takes everything with it, also the storage of a volume that nobody got.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the sandbox cluster"]
+async fn transfers_may_be_deleted_at_any_moment() {
+    let world = World::new("delete").await;
+    let _leader = world.leader();
+    world.claim("data", "sandbox-immediate", "Block").await;
+    world.fill("data", "Block", 8).await;
+    let good = world.backup("good", "data", "Block", None).await;
+    world.succeeded(&good, LONG).await;
+    let chain = json!([world.result(&good).await]);
+    let mut claims = vec!["data".to_owned()];
+    let mut deleted = Vec::new();
+    for turn in 0..10 {
+        let claim = format!("back-{turn}");
+        let backup = world.backup(&format!("b{turn}"), "data", "Block", None).await;
+        let restore = world.restore(&claim, "Block", &chain).await;
+        claims.push(claim);
+        tokio::time::sleep(Duration::from_millis(turn * 450)).await;
+        for transfer in [backup, restore] {
+            deleted.push((world.delete(&transfer).await, transfer));
+        }
+    }
+    for (selector, transfer) in &deleted {
+        world.nothing_of(selector, transfer).await;
+    }
+    let claims: Vec<&str> = claims.iter().map(String::as_str).collect();
+    world.only_volumes_of(&claims).await;
+    world.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sandbox cluster"]
 async fn an_xfs_comes_back_beside_its_living_original() {
@@ -133,14 +164,9 @@ async fn an_xfs_comes_back_beside_its_living_original() {
         .await;
     world.succeeded(&there, LONG).await;
     let chain = json!([world.result(&there).await]);
-    let back = world.restore_with(
-        "sandbox-xfs",
-        "Filesystem",
-        &chain,
-        |spec| {
-            spec["volume"]["fsType"] = json!("xfs");
-        },
-    );
+    let back = world.restore_with("sandbox-xfs", "Filesystem", &chain, |spec| {
+        spec["volume"]["fsType"] = json!("xfs");
+    });
     let back = back.await;
     world.succeeded(&back, LONG).await;
     // The original stays mounted by a pod of its own while the copy is read.

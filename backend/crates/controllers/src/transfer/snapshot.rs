@@ -6,7 +6,8 @@ use holdfast_crd::TransferStage;
 use holdfast_crd::external::{VolumeSnapshot, VolumeSnapshotContent};
 use holdfast_crd::names::{labels, reasons};
 use holdfast_crd::transfer::SnapshotRecord;
-use holdfast_k8s::{create_or_get, is_not_found};
+use holdfast_k8s::{create_or_get, is_conflict, is_not_found};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -19,6 +20,9 @@ use crate::failure::Failure;
 const DEADLINE: Duration = Duration::from_secs(600);
 /// The driver may repeat a failed call this long; then its error is ours. (The sidecar repeats for ever.)
 const ERROR_GRACE: Duration = Duration::from_secs(45);
+
+/// The snapshot controller's finalizer on a claim that is being cut.
+const SOURCE_PROTECTION: &str = "snapshot.storage.kubernetes.io/pvc-as-source-protection";
 
 impl Task {
     /// Stage Snapshotting.
@@ -214,7 +218,54 @@ impl Task {
             Some(_) => holdfast_k8s::delete(&self.contents(), &self.names.content(), None).await?,
             None => true,
         };
+        if originals_gone {
+            self.release_source().await?;
+        }
         Ok(originals_gone && snapshot_gone && content_gone)
+    }
+
+    /// Takes the snapshot controller's finalizer off the application's claim when no snapshot of it is left. The
+    /// controller does that itself, except when the last snapshot to go had never got beyond its class: then the claim,
+    /// and with it the namespace, could never be deleted.
+    async fn release_source(&self) -> Result<(), Failure> {
+        let source = &self.transfer.spec.claim;
+        let claims = self.ctx().namespaced::<PersistentVolumeClaim>(&source.namespace);
+        let Some(claim) = claims.get_metadata_opt(&source.name).await? else {
+            return Ok(());
+        };
+        if !claim
+            .finalizers()
+            .iter()
+            .any(|finalizer| finalizer == SOURCE_PROTECTION)
+        {
+            return Ok(());
+        }
+        let of_claim = |snapshot: &VolumeSnapshot| {
+            snapshot.spec.source.persistent_volume_claim_name.as_ref() == Some(&source.name)
+        };
+        if self
+            .originals()
+            .list(&ListParams::default())
+            .await?
+            .iter()
+            .any(of_claim)
+        {
+            return Ok(());
+        }
+        let kept: Vec<_> = claim
+            .finalizers()
+            .iter()
+            .filter(|f| *f != SOURCE_PROTECTION)
+            .collect();
+        let patch = json!({"metadata": {"resourceVersion": claim.resource_version(), "finalizers": kept}});
+        match claims
+            .patch_metadata(&source.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
+            // Changed meanwhile, most likely by the controller that does the same.
+            Err(error) if is_conflict(&error) || is_not_found(&error) => Ok(()),
+            other => Ok(other.map(|_| ())?),
+        }
     }
 }
 

@@ -444,6 +444,16 @@ impl World {
             .unwrap();
     }
 
+    /// Deletes a transfer as it is; what must be gone afterwards is found by the selector that is returned.
+    pub(super) async fn delete(&self, transfer: &str) -> ListParams {
+        let ours = self.selector(transfer).await;
+        self.transfers()
+            .delete(transfer, &DeleteParams::default())
+            .await
+            .unwrap();
+        ours
+    }
+
     pub(super) async fn kill_movers(&self, transfer: &str) {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.install);
         let ours = self.selector(transfer).await;
@@ -462,23 +472,28 @@ impl World {
     /// Waits until nothing temporary of the transfer exists anywhere.
     pub(super) async fn nothing_left(&self, transfer: &str) {
         let ours = self.selector(transfer).await;
+        self.nothing_of(&ours, transfer).await;
+    }
+
+    /// The same for a transfer that may be gone itself.
+    pub(super) async fn nothing_of(&self, ours: &ListParams, transfer: &str) {
         let start = Instant::now();
         loop {
             let mut left = Vec::new();
-            left.extend(self.left::<Pod>(Some(&self.install), &ours).await);
-            left.extend(self.left::<Job>(Some(&self.install), &ours).await);
-            left.extend(self.left::<Secret>(Some(&self.install), &ours).await);
+            left.extend(self.left::<Pod>(Some(&self.install), ours).await);
+            left.extend(self.left::<Job>(Some(&self.install), ours).await);
+            left.extend(self.left::<Secret>(Some(&self.install), ours).await);
             left.extend(
-                self.left::<PersistentVolumeClaim>(Some(&self.install), &ours)
+                self.left::<PersistentVolumeClaim>(Some(&self.install), ours)
                     .await,
             );
-            left.extend(self.left::<PersistentVolume>(None, &ours).await);
+            left.extend(self.left::<PersistentVolume>(None, ours).await);
             left.extend(
-                self.left::<holdfast_crd::external::VolumeSnapshot>(None, &ours)
+                self.left::<holdfast_crd::external::VolumeSnapshot>(None, ours)
                     .await,
             );
             left.extend(
-                self.left::<holdfast_crd::external::VolumeSnapshotContent>(None, &ours)
+                self.left::<holdfast_crd::external::VolumeSnapshotContent>(None, ours)
                     .await,
             );
             if left.is_empty() {
@@ -542,13 +557,6 @@ impl World {
             assert!(start.elapsed() < Duration::from_secs(60), "transfers do not go");
             sleep(Duration::from_millis(300)).await;
         }
-        for namespace in [&self.app, &self.install] {
-            let namespaces: Api<Namespace> = Api::all(self.client.clone());
-            namespaces
-                .delete(namespace, &DeleteParams::default())
-                .await
-                .unwrap();
-        }
         let ctx = self.context();
         let targets: Api<holdfast_crd::Target> = Api::namespaced(self.client.clone(), &self.install);
         if let Ok(target) = targets.get("store").await
@@ -559,6 +567,24 @@ impl World {
                 .unwrap();
             let keys: Vec<_> = all.into_iter().map(|object| object.key).collect();
             target.delete(&keys).await.unwrap();
+        }
+        for namespace in [&self.app, &self.install] {
+            let namespaces: Api<Namespace> = Api::all(self.client.clone());
+            namespaces
+                .delete(namespace, &DeleteParams::default())
+                .await
+                .unwrap();
+        }
+        let start = Instant::now();
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        for namespace in [&self.app, &self.install] {
+            while namespaces.get_opt(namespace).await.unwrap().is_some() {
+                assert!(
+                    start.elapsed() < Duration::from_secs(120),
+                    "{namespace} does not go"
+                );
+                sleep(Duration::from_millis(500)).await;
+            }
         }
     }
 }
