@@ -15,7 +15,10 @@ use crate::transfer::VolumeTransfer;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "camelCase")]
-#[allow(clippy::large_enum_variant, reason = "nearly every event is an upsert: a box would save nothing")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every event is an upsert: a box would save nothing"
+)]
 pub enum ServerEvent {
     /// Forget what is known of this kind in this namespace: it comes anew.
     Reset {

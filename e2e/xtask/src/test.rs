@@ -163,6 +163,14 @@ fn on_cluster(steps: &mut Steps, target: &Target) -> Result<()> {
             return Ok(());
         }
     }
+    // One volume at a time and a leader of their own: marked `ignored` because a plain `cargo test` has no cluster.
+    steps.attempt("volume transfers on the cluster", || {
+        with_facts(cargo(&["test"]), target)?
+            .args(HOST)
+            .args(["--lib", "--", "--ignored", "transfer::live", "--test-threads=1"])
+            .within(HOUR)
+            .streamed()
+    })?;
     let kubectl = target.kubectl()?;
     if !steps.attempt("install by helm", || product::install(&facts, &kubectl, &content))? {
         return Ok(());

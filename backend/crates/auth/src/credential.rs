@@ -158,8 +158,15 @@ fn token_end(token: &str) -> Result<Option<Timestamp>, Refusal> {
         return Ok(None);
     }
     let decoded = jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(token);
-    let claims = decoded.map_err(|e| Refusal::new("token", format!("it looks like a JWT and does not read as one: {e}")))?;
-    Ok(claims.exp.and_then(|seconds| Timestamp::from_second(seconds as i64).ok()))
+    let claims = decoded.map_err(|e| {
+        Refusal::new(
+            "token",
+            format!("it looks like a JWT and does not read as one: {e}"),
+        )
+    })?;
+    Ok(claims
+        .exp
+        .and_then(|seconds| Timestamp::from_second(seconds as i64).ok()))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use holdfast_k8s::{Cluster, ConnectError, Election, ElectionError, Events};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Context, Limits, Metrics, MoverSettings, TargetAccess};
@@ -67,18 +68,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Operator
         other => other?,
     };
     tracing::info!(lease.holder = %identity, "leading");
-    // The controllers stop first, then the lease is released: until they have stopped, nobody else may act.
+    // The controllers stop first, then the lease is released: until they have stopped, nobody else may act. The lease
+    // is renewed by a task of its own, which no reconcile can hold up.
     let release = CancellationToken::new();
-    let keep = leadership.keep(&release);
-    let work = async {
-        lead(config, cluster_uid, stop.clone()).await;
-        release.cancel();
+    let released = release.clone();
+    let mut keep = tokio::spawn(async move { leadership.keep(&released).await });
+    let mut work = Box::pin(lead(config, cluster_uid, stop.clone()));
+    let kept = tokio::select! {
+        kept = &mut keep => kept,
+        () = &mut work => {
+            release.cancel();
+            keep.await
+        }
     };
-    tokio::pin!(keep, work);
-    tokio::select! {
-        kept = &mut keep => kept?,
-        () = &mut work => keep.await?,
-    }
+    kept.map_err(|_| OperatorError::Ended)??;
     if stop.is_cancelled() {
         Ok(())
     } else {
@@ -121,16 +124,24 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
     }
 }
 
-/// Every controller of the product.
+/// Every controller of the product, each in a task of its own. One that ends before it is asked to, or panics, ends
+/// them all, and with them the process: half an operator must not lead.
 async fn controllers(context: Arc<Context>) {
-    tokio::join!(
-        crate::target::run(context.clone()),
-        crate::plan::run(context.clone()),
-        crate::backup::run(context.clone()),
-        crate::restore::run(context.clone()),
-        crate::transfer::run(context.clone()),
-        crate::sweep::run(context),
-    );
+    let mut all = JoinSet::new();
+    all.spawn(crate::target::run(context.clone()));
+    all.spawn(crate::plan::run(context.clone()));
+    all.spawn(crate::backup::run(context.clone()));
+    all.spawn(crate::restore::run(context.clone()));
+    all.spawn(crate::transfer::run(context.clone()));
+    all.spawn(crate::sweep::run(context.clone()));
+    while let Some(ended) = all.join_next().await {
+        if let Err(error) = &ended {
+            tracing::error!(%error, "a controller broke down");
+        }
+        if ended.is_err() || !context.shutdown.is_cancelled() {
+            return;
+        }
+    }
 }
 
 /// Waits until our kinds are served; `false` when told to stop before that. A watch on a kind that does not exist

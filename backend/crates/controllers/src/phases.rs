@@ -37,6 +37,6 @@ pub(crate) fn end_all<P>(phases: &mut [PhaseRecord<P>], state: PhaseState) {
 }
 
 /// The record of a phase, if it has started.
-pub(crate) fn record<P: PartialEq>(phases: &[PhaseRecord<P>], phase: P) -> Option<&PhaseRecord<P>> {
+pub(crate) fn record<P: PartialEq + Copy>(phases: &[PhaseRecord<P>], phase: P) -> Option<&PhaseRecord<P>> {
     phases.iter().find(|r| r.phase == phase)
 }

@@ -149,7 +149,13 @@ pub(crate) async fn images(target: &dyn Target, home: &VolumeHome) -> Result<BTr
     let mut found: BTreeSet<ImageId> = objects.iter().filter_map(|o| home.image_of(&o.key)).collect();
     let uploads = target.list_uploads(&home.prefix()).await?;
     found.extend(uploads.iter().filter_map(|u| home.image_of(&u.upload.key)));
-    found.extend(newest_chain(target, home).await?.images().iter().map(|i| i.id.clone()));
+    found.extend(
+        newest_chain(target, home)
+            .await?
+            .images()
+            .iter()
+            .map(|i| i.id.clone()),
+    );
     Ok(found)
 }
 

@@ -12,7 +12,11 @@ impl Streaks {
     /// Notes a failure; true while the streak is shorter than `patience`.
     pub(crate) fn patient(&self, run: &str, patience: Duration) -> bool {
         let mut streaks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        streaks.entry(run.to_owned()).or_insert_with(Instant::now).elapsed() < patience
+        streaks
+            .entry(run.to_owned())
+            .or_insert_with(Instant::now)
+            .elapsed()
+            < patience
     }
 
     /// Notes a success, or the end of the run.
@@ -31,7 +35,10 @@ mod tests {
         assert!(streaks.patient("a", Duration::from_secs(60)));
         std::thread::sleep(Duration::from_millis(5));
         assert!(!streaks.patient("a", Duration::from_millis(1)));
-        assert!(streaks.patient("b", Duration::from_millis(1)), "runs do not share a streak");
+        assert!(
+            streaks.patient("b", Duration::from_millis(1)),
+            "runs do not share a streak"
+        );
         streaks.ended("a");
         assert!(streaks.patient("a", Duration::from_millis(1)));
     }

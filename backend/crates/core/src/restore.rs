@@ -99,9 +99,12 @@ impl ObjectPlan {
     /// Takes namespaced objects out of the plan, with the reason.
     pub fn leave_out(&mut self, reason: &str, which: impl Fn(&ObjectKey) -> bool) {
         for level in &mut self.levels {
-            let (out, rest) = std::mem::take(level).into_iter().partition::<Vec<_>, _>(|o| which(&o.key));
+            let (out, rest) = std::mem::take(level)
+                .into_iter()
+                .partition::<Vec<_>, _>(|o| which(&o.key));
             *level = rest;
-            self.skipped.extend(out.into_iter().map(|o| (o.key, reason.to_owned())));
+            self.skipped
+                .extend(out.into_iter().map(|o| (o.key, reason.to_owned())));
         }
     }
 

@@ -11,13 +11,27 @@ use crate::status::{PhaseRecord, Problem, VolumeProgress};
 /// One run of a plan: the objects and volumes of its namespace at one time.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
-    group = "holdfast.dev", version = "v1", kind = "Backup", namespaced, status = "BackupStatus",
-    shortname = "hfb", category = "holdfast", derive = "PartialEq",
+    group = "holdfast.dev",
+    version = "v1",
+    kind = "Backup",
+    namespaced,
+    status = "BackupStatus",
+    shortname = "hfb",
+    category = "holdfast",
+    derive = "PartialEq",
     printcolumn(name = "Plan", type_ = "string", json_path = ".spec.backupPlan.name"),
     printcolumn(name = "Type", type_ = "string", json_path = ".status.type"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Complete", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].status"),
-    printcolumn(name = "Percent", type_ = "integer", json_path = ".status.percentageCompletion"),
+    printcolumn(
+        name = "Complete",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Complete')].status"
+    ),
+    printcolumn(
+        name = "Percent",
+        type_ = "integer",
+        json_path = ".status.percentageCompletion"
+    ),
     printcolumn(name = "Stored", type_ = "integer", json_path = ".status.size"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -10,12 +10,30 @@ use crate::common::{ObjectRef, ResourceSelector};
 /// Protects the namespace it lives in.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
-    group = "holdfast.dev", version = "v1", kind = "BackupPlan", namespaced, status = "BackupPlanStatus",
-    shortname = "hfp", category = "holdfast", derive = "PartialEq",
-    printcolumn(name = "Target", type_ = "string", json_path = ".spec.backupConfig.target.name"),
-    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status"),
+    group = "holdfast.dev",
+    version = "v1",
+    kind = "BackupPlan",
+    namespaced,
+    status = "BackupPlanStatus",
+    shortname = "hfp",
+    category = "holdfast",
+    derive = "PartialEq",
+    printcolumn(
+        name = "Target",
+        type_ = "string",
+        json_path = ".spec.backupConfig.target.name"
+    ),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
     printcolumn(name = "Points", type_ = "integer", json_path = ".status.points"),
-    printcolumn(name = "Last good", type_ = "string", json_path = ".status.lastSuccessfulBackup.name"),
+    printcolumn(
+        name = "Last good",
+        type_ = "string",
+        json_path = ".status.lastSuccessfulBackup.name"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

@@ -12,7 +12,13 @@ use serde::{Deserialize, Serialize};
 
 /// A request for a snapshot.
 #[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "snapshot.storage.k8s.io", version = "v1", kind = "VolumeSnapshot", namespaced, status = "VolumeSnapshotStatus")]
+#[kube(
+    group = "snapshot.storage.k8s.io",
+    version = "v1",
+    kind = "VolumeSnapshot",
+    namespaced,
+    status = "VolumeSnapshotStatus"
+)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotSpec {
     /// Claim to cut, or content to bind.
@@ -66,7 +72,12 @@ pub struct VolumeSnapshotError {
 
 /// A snapshot on the storage system.
 #[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "snapshot.storage.k8s.io", version = "v1", kind = "VolumeSnapshotContent", status = "VolumeSnapshotContentStatus")]
+#[kube(
+    group = "snapshot.storage.k8s.io",
+    version = "v1",
+    kind = "VolumeSnapshotContent",
+    status = "VolumeSnapshotContentStatus"
+)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSnapshotContentSpec {
     /// `Delete` or `Retain`.

@@ -53,8 +53,14 @@ pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
 
 fn each_spec(crd: &mut CustomResourceDefinition, change: &mut dyn FnMut(&mut JSONSchemaProps)) {
     for version in &mut crd.spec.versions {
-        let root = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
-        if let Some(spec) = root.and_then(|r| r.properties.as_mut()).and_then(|p| p.get_mut("spec")) {
+        let root = version
+            .schema
+            .as_mut()
+            .and_then(|s| s.open_api_v3_schema.as_mut());
+        if let Some(spec) = root
+            .and_then(|r| r.properties.as_mut())
+            .and_then(|p| p.get_mut("spec"))
+        {
             change(spec);
         }
     }

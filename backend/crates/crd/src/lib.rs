@@ -3,6 +3,10 @@
 //! Room rules: types, their schemas and constants only. No client, no reconcile logic, no I/O.
 //! `spec` fields follow the product users come from so that manifests carry over; `status` is ours.
 //! A field that does not work yet is not here: what the schema shows is what the product does.
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "the lint takes columns of the same type for the same attribute"
+)]
 
 pub mod backup;
 pub mod backup_plan;

@@ -11,13 +11,27 @@ use crate::status::{PhaseRecord, Problem, VolumeProgress};
 /// Brings a point back into the namespace the Restore lives in, or, from the install namespace, into a new one.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
-    group = "holdfast.dev", version = "v1", kind = "Restore", namespaced, status = "RestoreStatus",
-    shortname = "hfr", category = "holdfast", derive = "PartialEq",
+    group = "holdfast.dev",
+    version = "v1",
+    kind = "Restore",
+    namespaced,
+    status = "RestoreStatus",
+    shortname = "hfr",
+    category = "holdfast",
+    derive = "PartialEq",
     printcolumn(name = "Source", type_ = "string", json_path = ".spec.source.type"),
     printcolumn(name = "Into", type_ = "string", json_path = ".status.restoreNamespace"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Complete", type_ = "string", json_path = ".status.conditions[?(@.type=='Complete')].status"),
-    printcolumn(name = "Percent", type_ = "integer", json_path = ".status.percentageCompletion"),
+    printcolumn(
+        name = "Complete",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Complete')].status"
+    ),
+    printcolumn(
+        name = "Percent",
+        type_ = "integer",
+        json_path = ".status.percentageCompletion"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

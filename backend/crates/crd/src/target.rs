@@ -10,13 +10,31 @@ use crate::common::ObjectRef;
 /// Storage that holds backups: self-describing, so that everything restores from it alone.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
-    group = "holdfast.dev", version = "v1", kind = "Target", namespaced, status = "TargetStatus",
-    shortname = "hft", category = "holdfast", derive = "PartialEq",
+    group = "holdfast.dev",
+    version = "v1",
+    kind = "Target",
+    namespaced,
+    status = "TargetStatus",
+    shortname = "hft",
+    category = "holdfast",
+    derive = "PartialEq",
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
     printcolumn(name = "Vendor", type_ = "string", json_path = ".spec.vendor"),
-    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.objectStoreCredentials.bucketName"),
-    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].reason"),
+    printcolumn(
+        name = "Bucket",
+        type_ = "string",
+        json_path = ".spec.objectStoreCredentials.bucketName"
+    ),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].reason"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -77,7 +95,7 @@ pub struct ObjectStoreCredentials {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub region: Option<String>,
-    /// Endpoint such as `https://s3.example.com`; the vendor's default for the region when absent.
+    /// Endpoint such as `https://s3.example.com`; that of AWS for the region when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub url: Option<String>,

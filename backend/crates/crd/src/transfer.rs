@@ -13,8 +13,14 @@ use crate::common::ObjectRef;
 /// One volume of one run.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
-    group = "holdfast.dev", version = "v1alpha1", kind = "VolumeTransfer", namespaced, status = "VolumeTransferStatus",
-    shortname = "hfx", category = "holdfast", derive = "PartialEq",
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "VolumeTransfer",
+    namespaced,
+    status = "VolumeTransferStatus",
+    shortname = "hfx",
+    category = "holdfast",
+    derive = "PartialEq",
     printcolumn(name = "Direction", type_ = "string", json_path = ".spec.direction"),
     printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.claim.namespace"),
     printcolumn(name = "Claim", type_ = "string", json_path = ".spec.claim.name"),

@@ -291,10 +291,9 @@ pub(crate) async fn restore(cluster: &Cluster, location: &str, into: &str) -> Re
     vault(cluster).await?;
     let name = format!("to-{into}");
     cluster.create(restore_manifest(&name, location, into)).await?;
-    let status = cluster
+    cluster
         .wait("Restore", INSTALLED, &name, "Complete", Duration::from_secs(180))
-        .await;
-    status
+        .await
 }
 
 /// Sets `spec.cancel`.

@@ -46,7 +46,7 @@ async fn points_survive_the_deletion_of_our_definitions() -> Result<()> {
     let key = format!("holdfast/points/{}/backup.json", location(&point));
     assert_eq!(
         cluster.keys(&key).await?,
-        [key.clone()],
+        std::slice::from_ref(&key),
         "the point left the target"
     );
 

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::controller::Action;
 
-use super::report::{self, Action as Deed, Entry};
 use super::Run;
+use super::report::{self, Action as Deed, Entry};
 use crate::failure::Failure;
 use crate::phases;
 

@@ -36,11 +36,21 @@ pub(super) enum Verdict {
 impl Writer {
     /// Asks the API server, as the requester, about every namespaced object, without writing any.
     pub(super) async fn preflight(&self, plan: &ObjectPlan) -> Vec<(ObjectKey, Verdict)> {
-        let roles: BTreeSet<&str> =
-            plan.namespaced().filter(|o| o.key.kind == "Role").map(|o| o.key.name.as_str()).collect();
-        let defined: BTreeSet<String> = plan.definitions.iter().filter_map(|d| defined_kind(&d.manifest)).collect();
+        let roles: BTreeSet<&str> = plan
+            .namespaced()
+            .filter(|o| o.key.kind == "Role")
+            .map(|o| o.key.name.as_str())
+            .collect();
+        let defined: BTreeSet<String> = plan
+            .definitions
+            .iter()
+            .filter_map(|d| defined_kind(&d.manifest))
+            .collect();
         let questions: Vec<BoxFuture<'_, Verdict>> = plan.namespaced().map(|o| self.ask(o).boxed()).collect();
-        let verdicts: Vec<Verdict> = futures::stream::iter(questions).buffered(PARALLEL).collect().await;
+        let verdicts: Vec<Verdict> = futures::stream::iter(questions)
+            .buffered(PARALLEL)
+            .collect()
+            .await;
         plan.namespaced()
             .zip(verdicts)
             .map(|(object, verdict)| (object.key.clone(), soften(object, verdict, &roles, &defined)))
@@ -74,7 +84,16 @@ impl Writer {
         if object.key.kind == "Pod" {
             return self.meets(&api, object).await;
         }
-        match api.create(&PostParams { dry_run: true, ..PostParams::default() }, &manifest).await {
+        match api
+            .create(
+                &PostParams {
+                    dry_run: true,
+                    ..PostParams::default()
+                },
+                &manifest,
+            )
+            .await
+        {
             Ok(_) => Ok(Verdict::Free),
             Err(kube::Error::Api(status)) if status.is_already_exists() => self.meets(&api, object).await,
             Err(error) => Err(error),
@@ -116,15 +135,26 @@ fn soften(
     defined: &BTreeSet<String>,
 ) -> Verdict {
     match &verdict {
-        Verdict::NoKind if defined.contains(&format!("{}/{}", object.key.group, object.key.kind)) => Verdict::Unknown,
-        Verdict::NoKind => {
-            Verdict::Refused(reasons::APPLY_FAILED, format!("the cluster has no kind {}", object.key.kind))
+        Verdict::NoKind if defined.contains(&format!("{}/{}", object.key.group, object.key.kind)) => {
+            Verdict::Unknown
         }
+        Verdict::NoKind => Verdict::Refused(
+            reasons::APPLY_FAILED,
+            format!("the cluster has no kind {}", object.key.kind),
+        ),
         // The API server checks a binding against the role it names. That the requester may create the role is checked
         // with the role itself, by the same rule.
         Verdict::Refused(_, text) if object.key.kind == "RoleBinding" && text.contains("not found") => {
-            let role = object.manifest.pointer("/roleRef/name").and_then(Value::as_str).unwrap_or_default();
-            if roles.contains(role) { Verdict::Unknown } else { verdict }
+            let role = object
+                .manifest
+                .pointer("/roleRef/name")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            if roles.contains(role) {
+                Verdict::Unknown
+            } else {
+                verdict
+            }
         }
         _ => verdict,
     }

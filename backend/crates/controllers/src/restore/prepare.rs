@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::restore::{ObjectPlan, plan_objects};
+use holdfast_crd::Target as TargetResource;
 use holdfast_crd::names::{annotations, conditions, reasons};
 use holdfast_crd::restore::ObjectCounts;
 use holdfast_crd::status::{MAX_PROBLEMS, MAX_VOLUMES, Problem};
-use holdfast_crd::Target as TargetResource;
 use holdfast_crd::{ObjectRef, PhaseState, RestorePhase, RestoreStatus};
 use holdfast_k8s::{Access, set_condition};
 use holdfast_target::Target;
@@ -21,9 +21,9 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::point::Point;
+use super::preflight::Verdict;
 use super::report::{self, Entry};
 use super::source::{self, Address};
-use super::preflight::Verdict;
 use super::writer::Writer;
 use super::{Run, point, volumes};
 use crate::failure::Failure;
@@ -162,7 +162,12 @@ impl Run<'_> {
     pub(super) fn client(&self) -> Result<kube::Client, Failure> {
         let requester = self.restore.spec.requester.clone().unwrap_or_default();
         let client = self.ctx.cluster.client_as(&requester);
-        client.map_err(|e| Failure::lasting(reasons::INTERNAL, format!("cannot act as {}: {e}", requester.user)))
+        client.map_err(|e| {
+            Failure::lasting(
+                reasons::INTERNAL,
+                format!("cannot act as {}: {e}", requester.user),
+            )
+        })
     }
 
     /// The objects of a point, planned for the destination. What the Targets of that namespace sign in with stays as it
@@ -174,19 +179,31 @@ impl Run<'_> {
         for target in targets.list(&ListParams::default()).await?.items {
             let store = target.spec.object_store_credentials;
             in_use.insert(("Secret", store.credential_secret.name));
-            in_use.extend(store.ssl_cert_config.map(|c| ("ConfigMap", c.cert_config_map.name)));
+            in_use.extend(
+                store
+                    .ssl_cert_config
+                    .map(|c| ("ConfigMap", c.cert_config_map.name)),
+            );
         }
         let data_claims = volumes::claims(&point.manifest.volumes);
         let mut plan = plan_objects(std::mem::take(&mut point.objects), &destination, &data_claims);
         plan.leave_out("a Target of this namespace uses it", |key| {
-            key.group.is_empty() && in_use.iter().any(|(kind, name)| key.kind == *kind && key.name == *name)
+            key.group.is_empty()
+                && in_use
+                    .iter()
+                    .any(|(kind, name)| key.kind == *kind && key.name == *name)
         });
         Ok(plan)
     }
 
     pub(super) fn writer(&self, destination: &str) -> Result<Writer, Failure> {
         let client = self.client()?;
-        Ok(Writer::new(client, self.ctx.client.clone(), destination, &self.uid()))
+        Ok(Writer::new(
+            client,
+            self.ctx.client.clone(),
+            destination,
+            &self.uid(),
+        ))
     }
 
     /// Asks the API server what it would say; one refusal stops the run before anything is written.
@@ -205,7 +222,10 @@ impl Run<'_> {
                     "an object of this name exists already".to_owned(),
                 ),
                 Verdict::Refused(reason, message) => (reason, message),
-                Verdict::NoKind => (reasons::APPLY_FAILED, format!("the cluster has no kind {}", key.kind)),
+                Verdict::NoKind => (
+                    reasons::APPLY_FAILED,
+                    format!("the cluster has no kind {}", key.kind),
+                ),
             };
             problems.push(Problem {
                 object: key.to_string(),

@@ -24,6 +24,9 @@ const ESTABLISHED: Duration = Duration::from_secs(30);
 /// How long an object whose webhook or kind is not ready yet is tried again.
 const RETRY_FOR: Duration = Duration::from_secs(90);
 
+/// Kinds that were looked up, by group, version and kind.
+type Kinds = BTreeMap<(String, String, String), (ApiResource, ApiCapabilities)>;
+
 /// Writes the objects of one restore.
 pub(super) struct Writer {
     /// Acts as the requester.
@@ -32,7 +35,7 @@ pub(super) struct Writer {
     own: Client,
     namespace: String,
     restore_uid: String,
-    kinds: tokio::sync::Mutex<BTreeMap<(String, String, String), (ApiResource, ApiCapabilities)>>,
+    kinds: tokio::sync::Mutex<Kinds>,
     /// UIDs of what was written, for the owner references of what follows.
     written: Mutex<BTreeMap<ObjectKey, String>>,
 }
@@ -54,7 +57,9 @@ impl Writer {
     pub(super) async fn define(&self, object: &PlannedObject) -> Entry {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.own.clone());
         let entry = match definitions.get_opt(&object.key.name).await {
-            Ok(Some(existing)) if !self.is_ours(existing.annotations()) => definition_entry(object, &existing),
+            Ok(Some(existing)) if !self.is_ours(existing.annotations()) => {
+                definition_entry(object, &existing)
+            }
             Ok(_) => self.write(object).await,
             Err(error) => Entry::failed(&object.key, refusal(&error), &message(&error)),
         };
@@ -218,15 +223,25 @@ pub(super) const IDENTICAL: &str = "it exists already, exactly as the point hold
 
 /// Whether what exists is what would be written.
 pub(super) fn is_same(object: &PlannedObject, existing: &DynamicObject) -> bool {
-    let Ok(existing) = serde_json::to_value(existing) else { return false };
-    let namespace = object.manifest.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+    let Ok(existing) = serde_json::to_value(existing) else {
+        return false;
+    };
+    let namespace = object
+        .manifest
+        .pointer("/metadata/namespace")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let mut existing = clean_for_restore(existing, namespace);
     // The mark of an earlier restore says nothing about the content.
     if let Some(metadata) = existing.get_mut("metadata").and_then(Value::as_object_mut) {
         if let Some(marks) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             marks.remove(annotations::RESTORED_BY);
         }
-        if metadata.get("annotations").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+        if metadata
+            .get("annotations")
+            .and_then(Value::as_object)
+            .is_some_and(serde_json::Map::is_empty)
+        {
             metadata.remove("annotations");
         }
     }

@@ -97,6 +97,7 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     /// A transfer as the run controllers make them.
+    #[allow(clippy::needless_pass_by_value, reason = "literals at every call")]
     pub(crate) fn transfer(direction: &str, more: Value) -> VolumeTransfer {
         let mut spec = json!({
             "direction": direction,

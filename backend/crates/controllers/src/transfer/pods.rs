@@ -108,6 +108,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "literals at every call")]
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "m"}, "status": status})).unwrap()
     }
