@@ -7,5 +7,6 @@ pub(crate) mod scope;
 pub(crate) mod session;
 pub(crate) mod store;
 pub(crate) mod stream;
+pub(crate) mod submission;
 pub(crate) mod theme;
 pub(crate) mod toast;

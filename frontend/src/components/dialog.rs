@@ -6,7 +6,7 @@ use wasm_bindgen::JsCast;
 
 use super::feedback::Trouble;
 use super::icon::{Glyph, Icon};
-use crate::api::ApiError;
+use crate::state::submission::Submission;
 
 /// A dialog that is there while `open` is true; its content is made anew each time.
 #[component]
@@ -83,24 +83,23 @@ pub(crate) fn FormFoot(
     /// Label of the button that submits the form.
     #[prop(into)]
     submit: Signal<String>,
-    busy: RwSignal<bool>,
+    submission: Submission,
     /// Title over the server's message.
     failed: &'static str,
-    error: RwSignal<Option<ApiError>>,
     #[prop(into, optional)] disabled: Signal<bool>,
     #[prop(optional)] danger: bool,
 ) -> impl IntoView {
     view! {
-        {move || error.get().map(|error| view! { <Trouble title=failed error=error /> })}
+        {move || submission.error().map(|error| view! { <Trouble title=failed error=error /> })}
         <footer>
             <button type="button" class="button" on:click=move |_| open.set(false)>"Cancel"</button>
             <button
                 type="submit"
                 class="button primary"
                 class:danger=danger
-                disabled=move || busy.get() || disabled.get()
+                disabled=move || submission.is_busy() || disabled.get()
             >
-                {move || busy.get().then(|| view! { <Glyph icon=Icon::Spinner /> })}
+                {move || submission.is_busy().then(|| view! { <Glyph icon=Icon::Spinner /> })}
                 {submit}
             </button>
         </footer>

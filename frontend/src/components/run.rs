@@ -65,7 +65,7 @@ fn StepItem(step: Step) -> impl IntoView {
 
 /// The volumes of a run with their progress.
 #[component]
-pub(crate) fn Volumes(
+fn Volumes(
     #[prop(into)] volumes: Signal<Vec<VolumeProgress>>,
     /// UID of the run, for the rates.
     #[prop(into)]
@@ -142,7 +142,7 @@ fn VolumeRow(volume: VolumeProgress, uid: Signal<String>) -> impl IntoView {
 
 /// The named problems of a run.
 #[component]
-pub(crate) fn Problems(#[prop(into)] problems: Signal<Vec<Problem>>) -> impl IntoView {
+fn Problems(#[prop(into)] problems: Signal<Vec<Problem>>) -> impl IntoView {
     view! {
         <ul class="problems">
             {move || {
@@ -166,6 +166,43 @@ pub(crate) fn Problems(#[prop(into)] problems: Signal<Vec<Problem>>) -> impl Int
                     .collect_view()
             }}
         </ul>
+    }
+}
+
+/// The problems of a run as a section, if there are any.
+#[component]
+pub(crate) fn ProblemSection(problems: Memo<Vec<Problem>>) -> impl IntoView {
+    view! {
+        <Show when=move || !problems.with(Vec::is_empty)>
+            <section class="section">
+                <h2>{move || format::count(problems.with(Vec::len) as u64, "problem")}</h2>
+                <Problems problems=problems />
+            </section>
+        </Show>
+    }
+}
+
+/// The volumes of a run as a section.
+#[component]
+pub(crate) fn VolumeSection(
+    volumes: Memo<Vec<VolumeProgress>>,
+    #[prop(into)] uid: Signal<String>,
+    /// What is said while there is no volume.
+    #[prop(into)]
+    nothing: Signal<&'static str>,
+) -> impl IntoView {
+    view! {
+        <section class="section">
+            <h2>"Volumes"</h2>
+            <Show
+                when=move || !volumes.with(Vec::is_empty)
+                fallback=move || view! { <p class="nothing">{nothing}</p> }
+            >
+                <div class="table-frame">
+                    <Volumes volumes=volumes uid=uid />
+                </div>
+            </Show>
+        </section>
     }
 }
 

@@ -168,28 +168,32 @@ pub(crate) fn Namespaces() -> impl IntoView {
             </div>
             <Show
                 when=move || !rows.with(Vec::is_empty)
-                fallback=move || {
-                    view! {
-                        <Show
-                            when=move || listing.rows.with(|rows| rows.as_ref().is_some_and(|rows| !rows.is_empty()))
-                            fallback=|| {
-                                view! {
-                                    <Empty
-                                        icon=Icon::Shield
-                                        title="No namespace you may see"
-                                        text="The cluster's access rules decide what is listed here. Ask for the right to get a namespace and its backup plans."
-                                    />
-                                }
-                            }
-                        >
-                            <p class="nothing">"No namespace fits search and filter."</p>
-                        </Show>
-                    }
-                }
+                fallback=move || view! { <Nothing listing=listing /> }
             >
                 <Table rows=rows />
             </Show>
         </Show>
+    }
+}
+
+/// No row: because nothing fits, or because there is nothing.
+#[component]
+fn Nothing(listing: Listing) -> impl IntoView {
+    move || {
+        if listing
+            .rows
+            .with(|rows| rows.as_ref().is_some_and(|rows| !rows.is_empty()))
+        {
+            return view! { <p class="nothing">"No namespace fits search and filter."</p> }.into_any();
+        }
+        view! {
+            <Empty
+                icon=Icon::Shield
+                title="No namespace you may see"
+                text="The cluster's access rules decide what is listed here. Ask for the right to get a namespace and its backup plans."
+            />
+        }
+        .into_any()
     }
 }
 
@@ -250,7 +254,11 @@ fn Row(name: String, rows: Memo<Vec<Arc<NamespaceProtection>>>) -> impl IntoView
             <td>{move || last_good.get().map_or_else(none, |last| view! { <LastGood namespace=names last=last /> }.into_any())}</td>
             <td class="num">{move || row.get().points}</td>
             <td class="wide"><Now namespace=names row=row /></td>
-            <td class="row-actions"><Actions names=names row=row /></td>
+            <td class="row-actions">
+                <Show when=move || !row.with(|row| row.terminating)>
+                    <Actions names=names row=row />
+                </Show>
+            </td>
         </tr>
     }
     .into_any()

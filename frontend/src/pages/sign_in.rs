@@ -8,13 +8,14 @@ use leptos_router::NavigateOptions;
 use leptos_router::hooks::{use_navigate, use_query_map};
 use wasm_bindgen_futures::JsFuture;
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 use crate::components::feedback::{Notice, Trouble};
 use crate::components::field::{Field, TextField};
 use crate::components::icon::{Glyph, Icon};
 use crate::components::shell::{Mark, ThemeSwitch};
 use crate::routes;
 use crate::state::session::{SessionState, SessionStore};
+use crate::state::submission::Submission;
 use crate::words::Tone;
 
 /// Kubeconfigs larger than this are refused before they are read, in bytes.
@@ -91,46 +92,18 @@ pub(crate) fn SignInPage() -> impl IntoView {
     }
 }
 
-/// State of a form that signs in.
-#[derive(Clone, Copy)]
-struct Attempt {
-    api: Api,
-    session: SessionStore,
-    busy: RwSignal<bool>,
-    error: RwSignal<Option<ApiError>>,
-}
-
-impl Attempt {
-    fn new() -> Self {
-        Self {
-            api: expect_context(),
-            session: expect_context(),
-            busy: RwSignal::new(false),
-            error: RwSignal::new(None),
-        }
-    }
-
-    fn go(self, credential: SignIn) {
-        self.busy.set(true);
-        self.error.set(None);
-        spawn_local(async move {
-            match self.api.sign_in(&credential).await {
-                Ok(session) => self.session.set(SessionState::SignedIn(session)),
-                Err(error) => {
-                    self.error.set(Some(error));
-                    self.busy.set(false);
-                }
-            }
-        });
-    }
+/// Sends a credential and, if it is good, remembers who signed in.
+fn sign_in(submission: Submission, api: Api, session: SessionStore, credential: SignIn) {
+    let request = async move { api.sign_in(&credential).await };
+    submission.send(request, move |found| session.set(SessionState::SignedIn(found)));
 }
 
 #[component]
-fn Submit(attempt: Attempt) -> impl IntoView {
+fn Submit(submission: Submission) -> impl IntoView {
     view! {
-        {move || attempt.error.get().map(|error| view! { <Trouble title="Not signed in" error=error /> })}
-        <button type="submit" class="button primary large" disabled=attempt.busy>
-            {move || attempt.busy.get().then(|| view! { <Glyph icon=Icon::Spinner /> })}
+        {move || submission.error().map(|error| view! { <Trouble title="Not signed in" error=error /> })}
+        <button type="submit" class="button primary large" disabled=move || submission.is_busy()>
+            {move || submission.is_busy().then(|| view! { <Glyph icon=Icon::Spinner /> })}
             "Sign in"
         </button>
     }
@@ -138,18 +111,19 @@ fn Submit(attempt: Attempt) -> impl IntoView {
 
 #[component]
 fn TokenForm() -> impl IntoView {
-    let attempt = Attempt::new();
+    let api = expect_context::<Api>();
+    let session = expect_context::<SessionStore>();
+    let submission = Submission::new();
     let token = RwSignal::new(String::new());
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        attempt.go(SignIn::Token {
-            token: token.get_untracked().trim().to_owned(),
-        });
+        let token = token.get_untracked().trim().to_owned();
+        sign_in(submission, api, session, SignIn::Token { token });
     };
     view! {
         <form on:submit=submit>
             <TextField id="token" label="Bearer token" value=token secret=true />
-            <Submit attempt=attempt />
+            <Submit submission=submission />
             <div class="explain">
                 <p>"A ServiceAccount's token comes from:"</p>
                 <pre tabindex="0"><code>"kubectl create token NAME -n NAMESPACE --duration 8h"</code></pre>
@@ -161,40 +135,22 @@ fn TokenForm() -> impl IntoView {
 
 #[component]
 fn KubeconfigForm() -> impl IntoView {
-    let attempt = Attempt::new();
+    let api = expect_context::<Api>();
+    let session = expect_context::<SessionStore>();
+    let submission = Submission::new();
     let text = RwSignal::new(String::new());
     let context = RwSignal::new(String::new());
     let file_error = RwSignal::new(None::<String>);
     let file = NodeRef::<html::Input>::new();
-    let read = move |_| {
-        let Some(chosen) = file
-            .get_untracked()
-            .and_then(|input| input.files())
-            .and_then(|files| files.get(0))
-        else {
-            return;
-        };
-        if chosen.size() > MAX_KUBECONFIG {
-            file_error.set(Some(
-                "This file is larger than 1 MiB and no kubeconfig.".to_owned(),
-            ));
-            return;
-        }
-        file_error.set(None);
-        spawn_local(async move {
-            match JsFuture::from(chosen.text()).await {
-                Ok(content) => text.set(content.as_string().unwrap_or_default()),
-                Err(_) => file_error.set(Some("The file could not be read.".to_owned())),
-            }
-        });
-    };
+    let read = move |_| read_file(file, text, file_error);
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
         let context = context.get_untracked().trim().to_owned();
-        attempt.go(SignIn::Kubeconfig {
+        let credential = SignIn::Kubeconfig {
             kubeconfig: text.get_untracked(),
             context: (!context.is_empty()).then_some(context),
-        });
+        };
+        sign_in(submission, api, session, credential);
     };
     view! {
         <form on:submit=submit>
@@ -223,19 +179,47 @@ fn KubeconfigForm() -> impl IntoView {
                 optional=true
                 hint="The file's current context when left empty."
             />
-            <Submit attempt=attempt />
-            <div class="explain">
-                <p><strong>"Taken: "</strong>"the context's inline token, or its inline client certificate and key."</p>
-                <p>
-                    <strong>"Not taken: "</strong>
-                    "server address and certificate authority. Holdfast asks the cluster it is registered with."
-                </p>
-                <p>
-                    <strong>"Refused: "</strong>
-                    "exec plugins, auth providers, paths of files, proxy and insecure settings; each is named."
-                </p>
-                <p>"The credential is not stored. The session ends no later than it."</p>
-            </div>
+            <Submit submission=submission />
+            <WhatIsTaken />
         </form>
+    }
+}
+
+/// Puts the text of the chosen file into the form.
+fn read_file(file: NodeRef<html::Input>, text: RwSignal<String>, error: RwSignal<Option<String>>) {
+    let files = file.get_untracked().and_then(|input| input.files());
+    let Some(chosen) = files.and_then(|files| files.get(0)) else {
+        return;
+    };
+    if chosen.size() > MAX_KUBECONFIG {
+        error.set(Some(
+            "This file is larger than 1 MiB and no kubeconfig.".to_owned(),
+        ));
+        return;
+    }
+    error.set(None);
+    spawn_local(async move {
+        match JsFuture::from(chosen.text()).await {
+            Ok(content) => text.set(content.as_string().unwrap_or_default()),
+            Err(_) => error.set(Some("The file could not be read.".to_owned())),
+        }
+    });
+}
+
+#[component]
+fn WhatIsTaken() -> impl IntoView {
+    view! {
+        <div class="explain">
+            <p><strong>"Taken: "</strong>"the context's inline token, or its inline client certificate and key."</p>
+            <p>
+                <strong>"Not taken: "</strong>
+                "server address and certificate authority. Holdfast asks the cluster it is registered with."
+            </p>
+            <p>
+                <strong>"Refused: "</strong>
+                "exec plugins, auth providers, paths of files, proxy and insecure settings; each is named."
+            </p>
+            <p>"The credential is not stored. The session ends no later than it."</p>
+        </div>
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use holdfast_shared::{Backup, BackupPlan, Resource, Restore, ServerEvent, Target, VolumeProgress};
+use holdfast_shared::{
+    Backup, BackupPlan, Resource, ResourceKind, Restore, ServerEvent, Target, VolumeProgress,
+};
 use leptos::ev;
 use leptos::prelude::*;
 use leptos::task::spawn_local;
@@ -40,7 +42,7 @@ pub(crate) struct Live {
     store: RwSignal<Store>,
     rates: RwSignal<Rates>,
     link: RwSignal<Link>,
-    /// Counts batches that changed plans, backups or restores, for what is derived on the server.
+    /// Counts batches that changed more than transfers, for what is derived on the server.
     version: RwSignal<u32>,
     pending: StoredValue<Vec<ServerEvent>>,
     /// Not `Send`: belongs to the one thread of the page.
@@ -90,7 +92,7 @@ impl Live {
         self.link.get()
     }
 
-    /// Changes whenever plans, backups or restores did, tracked.
+    /// Changes whenever more than transfers did. Tracked.
     pub(crate) fn version(self) -> u32 {
         self.version.get()
     }
@@ -236,11 +238,15 @@ impl Live {
             return;
         };
         let now_ms = clock::now();
+        let counts = |event: &ServerEvent| !matches!(event, ServerEvent::Upsert { resource } if resource.kind() == ResourceKind::VolumeTransfer);
+        let changed = events.iter().any(counts);
         self.rates
             .update(|rates| events.iter().for_each(|event| note(rates, event, now_ms)));
         self.store
             .update(|store| events.into_iter().for_each(|event| store.apply(event)));
-        self.version.update(|version| *version = version.wrapping_add(1));
+        if changed {
+            self.version.update(|version| *version = version.wrapping_add(1));
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! The dialog that deletes a resource and says what that means, and what is shown of one that is gone.
 
 use leptos::prelude::*;
-use leptos::task::spawn_local;
 use leptos_router::components::A;
 
-use crate::api::{Api, ApiError, Collection};
+use crate::api::{Api, Collection};
 use crate::components::dialog::{Dialog, FormFoot};
 use crate::components::feedback::{Empty, Notice};
 use crate::components::field::TextField;
 use crate::components::icon::Icon;
+use crate::state::submission::Submission;
 use crate::state::toast::Toasts;
 use crate::words::Tone;
 
@@ -61,27 +61,18 @@ fn Form(
     let api = expect_context::<Api>();
     let toasts = expect_context::<Toasts>();
     let typed = RwSignal::new(String::new());
-    let busy = RwSignal::new(false);
-    let error = RwSignal::new(None::<ApiError>);
+    let submission = Submission::new();
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        busy.set(true);
-        error.set(None);
         let (namespace, name) = key.get_untracked();
         let uid = uid.get_untracked();
         let done = done.clone();
-        spawn_local(async move {
-            match api.delete(collection, &namespace, &name, &uid).await {
-                Ok(()) => {
-                    toasts.good(format!("The {what} {name} is being deleted."), None);
-                    open.set(false);
-                    done();
-                }
-                Err(failed) => {
-                    error.set(Some(failed));
-                    busy.set(false);
-                }
-            }
+        let notice = format!("The {what} {name} is being deleted.");
+        let request = async move { api.delete(collection, &namespace, &name, &uid).await };
+        submission.send(request, move |()| {
+            toasts.good(notice, None);
+            open.set(false);
+            done();
         });
     };
     let label = Signal::derive(move || {
@@ -114,9 +105,8 @@ fn Form(
             <FormFoot
                 open=open
                 submit=label
-                busy=busy
+                submission=submission
                 failed="Not deleted"
-                error=error
                 danger=true
                 disabled=Signal::derive(move || destroys.get() && typed.get().trim() != key.get().1)
             />

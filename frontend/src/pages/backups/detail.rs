@@ -14,14 +14,14 @@ use crate::api::{Api, Collection};
 use crate::components::feedback::WhenReady;
 use crate::components::icon::{Glyph, Icon};
 use crate::components::page::{Fact, PageHead};
-use crate::components::run::{Conditions, Outcome, Problems, Step, Stepper, Volumes};
+use crate::components::run::{Conditions, Outcome, ProblemSection, Step, Stepper, VolumeSection};
 use crate::components::tabs::{Tabs, current_tab};
 use crate::components::text::{Ago, Badge, Copyable, Size};
 use crate::components::yaml::YamlView;
 use crate::pages::restores::create::{RestoreDialog, Source};
 use crate::state::live::Live;
 use crate::state::toast::Toasts;
-use crate::{format, routes, words};
+use crate::{routes, words};
 
 const TABS: &[(&str, &str)] = &[
     ("overview", "Overview"),
@@ -217,37 +217,20 @@ fn Overview(backup: Memo<Option<Arc<Backup>>>) -> impl IntoView {
             </Fact>
             {move || view! { <Facts backup=lasting.get() /> }}
         </dl>
-        <Show when=move || !problems.with(Vec::is_empty)>
-            <section class="section">
-                <h2>{move || format::count(problems.with(Vec::len) as u64, "problem")}</h2>
-                <Problems problems=problems />
-            </section>
-        </Show>
-        <section class="section">
-            <h2>"Volumes"</h2>
-            <Show
-                when=move || !volumes.with(Vec::is_empty)
-                fallback=move || {
-                    view! {
-                        <p class="nothing">
-                            {move || match state.get().is_final() {
-                                true => "This backup holds no volume.",
-                                false => "Volumes appear once they are found.",
-                            }}
-                        </p>
-                    }
-                }
-            >
-                <div class="table-frame">
-                    <Volumes volumes=volumes uid=Signal::derive(move || backup.get().metadata.uid.clone()) />
-                </div>
-            </Show>
-            {move || {
-                let excluded = backup.get().status.excluded_claims.clone();
-                (!excluded.is_empty())
-                    .then(|| view! { <p class="hint">"Left out by the plan: "{excluded.join(", ")}</p> })
-            }}
-        </section>
+        <ProblemSection problems=problems />
+        <VolumeSection
+            volumes=volumes
+            uid=Signal::derive(move || backup.get().metadata.uid.clone())
+            nothing=Signal::derive(move || match state.get().is_final() {
+                true => "This backup holds no volume.",
+                false => "Volumes appear once they are found.",
+            })
+        />
+        {move || {
+            let excluded = backup.get().status.excluded_claims.clone();
+            (!excluded.is_empty())
+                .then(|| view! { <p class="hint left-out">"Left out by the plan: "{excluded.join(", ")}</p> })
+        }}
     }
 }
 

@@ -2,14 +2,14 @@
 
 use holdfast_shared::{BackupType, CreateBackup, DeletionPolicy, Resource};
 use leptos::prelude::*;
-use leptos::task::spawn_local;
 use leptos_router::hooks::use_navigate;
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 use crate::components::dialog::{Dialog, FormFoot};
 use crate::components::field::{Choice, SelectField};
 use crate::routes;
 use crate::state::live::Live;
+use crate::state::submission::Submission;
 use crate::state::toast::Toasts;
 
 /// "Back up now" for one namespace; with several plans, one is chosen.
@@ -32,8 +32,7 @@ fn Form(open: RwSignal<bool>, namespace: String, plans: Vec<String>) -> impl Int
     let plan = RwSignal::new(plans.first().cloned().unwrap_or_default());
     let kind = RwSignal::new("Incremental".to_owned());
     let deletion = RwSignal::new("Retain".to_owned());
-    let busy = RwSignal::new(false);
-    let error = RwSignal::new(None::<ApiError>);
+    let submission = Submission::new();
     let several = plans.len() > 1;
     let options = Signal::stored(
         plans
@@ -43,8 +42,6 @@ fn Form(open: RwSignal<bool>, namespace: String, plans: Vec<String>) -> impl Int
     );
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        busy.set(true);
-        error.set(None);
         let body = CreateBackup {
             namespace: namespace.clone(),
             name: None,
@@ -59,69 +56,67 @@ fn Form(open: RwSignal<bool>, namespace: String, plans: Vec<String>) -> impl Int
             },
         };
         let navigate = navigate.clone();
-        spawn_local(async move {
-            match api.create_backup(&body).await {
-                Ok(backup) => {
-                    let page = routes::backup(&backup.metadata.namespace, &backup.metadata.name);
-                    toasts.good(format!("Backup {} started.", backup.metadata.name), None);
-                    live.insert(Resource::Backup(Box::new(backup)));
-                    open.set(false);
-                    navigate(&page, Default::default());
-                }
-                Err(failed) => {
-                    error.set(Some(failed));
-                    busy.set(false);
-                }
-            }
+        submission.send(async move { api.create_backup(&body).await }, move |backup| {
+            let page = routes::backup(&backup.metadata.namespace, &backup.metadata.name);
+            toasts.good(format!("Backup {} started.", backup.metadata.name), None);
+            live.insert(Resource::Backup(Box::new(backup)));
+            open.set(false);
+            navigate(&page, Default::default());
         });
     };
     view! {
         <form on:submit=submit>
             <div class="dialog-body">
                 {several.then(|| view! { <SelectField id="plan" label="Plan" value=plan options=options /> })}
-                <fieldset class="plain">
-                    <legend>"Type"</legend>
-                    <Choice
-                        name="type"
-                        value="Incremental"
-                        group=kind
-                        label="Incremental"
-                        text="Stores what has changed since the last backup. The first one of a volume is always full."
-                    />
-                    <Choice
-                        name="type"
-                        value="Full"
-                        group=kind
-                        label="Full"
-                        text="Stores every volume anew and depends on no older backup."
-                    />
-                </fieldset>
-                <fieldset class="plain">
-                    <legend>"When the backup is deleted"</legend>
-                    <Choice
-                        name="deletion"
-                        value="Retain"
-                        group=deletion
-                        label="Keep the data"
-                        text="The point stays on the target and can be restored by its location."
-                    />
-                    <Choice
-                        name="deletion"
-                        value="Delete"
-                        group=deletion
-                        label="Delete the data"
-                        text="The point leaves the target when somebody deletes the backup, but never because its namespace goes."
-                    />
-                </fieldset>
+                <Choices kind=kind deletion=deletion />
             </div>
             <FormFoot
                 open=open
                 submit="Start backup"
-                busy=busy
+                submission=submission
                 failed="The backup was not started"
-                error=error
                 disabled=Signal::derive(move || plan.get().is_empty())
             />
         </form>
+    }
+}
+
+#[component]
+fn Choices(kind: RwSignal<String>, deletion: RwSignal<String>) -> impl IntoView {
+    view! {
+        <fieldset class="plain">
+            <legend>"Type"</legend>
+            <Choice
+                name="type"
+                value="Incremental"
+                group=kind
+                label="Incremental"
+                text="Stores what has changed since the last backup. The first one of a volume is always full."
+            />
+            <Choice
+                name="type"
+                value="Full"
+                group=kind
+                label="Full"
+                text="Stores every volume anew and depends on no older backup."
+            />
+        </fieldset>
+        <fieldset class="plain">
+            <legend>"When the backup is deleted"</legend>
+            <Choice
+                name="deletion"
+                value="Retain"
+                group=deletion
+                label="Keep the data"
+                text="The point stays on the target and can be restored by its location."
+            />
+            <Choice
+                name="deletion"
+                value="Delete"
+                group=deletion
+                label="Delete the data"
+                text="The point leaves the target when somebody deletes the backup, but never because its namespace goes."
+            />
+        </fieldset>
     }
 }

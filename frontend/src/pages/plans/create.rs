@@ -7,7 +7,6 @@ use holdfast_shared::{
     ResourceSelector, ResourceSet, Target,
 };
 use leptos::prelude::*;
-use leptos::task::spawn_local;
 use leptos_router::components::A;
 use leptos_router::hooks::{use_navigate, use_query_map};
 
@@ -22,6 +21,7 @@ use crate::routes;
 use crate::state::live::Live;
 use crate::state::scope::Scope;
 use crate::state::store::Sync;
+use crate::state::submission::Submission;
 use crate::state::toast::Toasts;
 use crate::words::Tone;
 
@@ -145,23 +145,13 @@ pub(crate) fn NewPlan() -> impl IntoView {
     }
     let ready = live.sync(|store| &store.targets);
     let no_target = Memo::new(move |_| !typed && targets.with(Vec::is_empty) && ready.get() == Sync::Ready);
-    let busy = RwSignal::new(false);
-    let error = RwSignal::new(None::<ApiError>);
+    let submission = Submission::new();
     let navigate = use_navigate();
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        busy.set(true);
-        error.set(None);
         let navigate = navigate.clone();
-        spawn_local(async move {
-            match create(api, toasts, live, form).await {
-                Ok(page) => navigate(&page, Default::default()),
-                Err(failed) => {
-                    error.set(Some(failed));
-                    busy.set(false);
-                }
-            }
-        });
+        let request = create(api, toasts, live, form);
+        submission.send(request, move |page| navigate(&page, Default::default()));
     };
     view! {
         <PageHead
@@ -183,13 +173,13 @@ pub(crate) fn NewPlan() -> impl IntoView {
                     </A>
                 </p>
             </Show>
-            <What form=form error=error />
-            <WhereTo form=form targets=targets typed=typed error=error />
-            {move || error.get().map(|error| view! { <Trouble title="The plan was not created" error=error /> })}
+            <What form=form submission=submission />
+            <WhereTo form=form targets=targets typed=typed submission=submission />
+            {move || submission.error().map(|error| view! { <Trouble title="The plan was not created" error=error /> })}
             <footer class="form-foot">
                 <A href=routes::PLANS attr:class="button">"Cancel"</A>
-                <button type="submit" class="button primary" disabled=move || busy.get() || no_target.get()>
-                    {move || busy.get().then(|| view! { <Glyph icon=Icon::Spinner /> })}
+                <button type="submit" class="button primary" disabled=move || submission.is_busy() || no_target.get()>
+                    {move || submission.is_busy().then(|| view! { <Glyph icon=Icon::Spinner /> })}
                     "Create plan"
                 </button>
             </footer>
@@ -231,13 +221,8 @@ async fn create(api: Api, toasts: Toasts, live: Live, form: Form) -> Result<Stri
     }
 }
 
-/// What is wrong with a field, if the server named it.
-fn at(error: RwSignal<Option<ApiError>>, field: &'static str) -> Signal<Option<String>> {
-    Signal::derive(move || error.with(|error| error.as_ref().and_then(|error| error.field(field))))
-}
-
 #[component]
-fn What(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
+fn What(form: Form, submission: Submission) -> impl IntoView {
     let api = expect_context::<Api>();
     // Only proposals: without the right to list namespaces the name is typed.
     let namespaces = LocalResource::new(move || api.namespaces());
@@ -255,7 +240,7 @@ fn What(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                 <Field
                     id="namespace"
                     label="Namespace"
-                    error=at(error, "namespace")
+                    error=submission.field("namespace")
                     hint="The plan lives in the namespace that it protects."
                 >
                     <input
@@ -269,14 +254,14 @@ fn What(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                     />
                     <datalist id="namespaces">{proposals}</datalist>
                 </Field>
-                <TextField id="name" label="Plan name" value=form.name error=at(error, "name") />
+                <TextField id="name" label="Plan name" value=form.name error=submission.field("name") />
             </div>
             <TextField
                 id="excluded-claims"
                 label="Leave out claims"
                 value=form.excluded_claims
                 optional=true
-                error=at(error, "spec.excludeResources")
+                error=submission.field("spec.excludeResources")
                 hint="Names of PersistentVolumeClaims whose data is not needed. Backups are complete without them."
             />
         </fieldset>
@@ -288,7 +273,7 @@ fn WhereTo(
     form: Form,
     targets: Memo<Vec<Arc<Target>>>,
     typed: bool,
-    error: RwSignal<Option<ApiError>>,
+    submission: Submission,
 ) -> impl IntoView {
     let options = Signal::derive(move || {
         let label = |target: &Target| {
@@ -306,7 +291,7 @@ fn WhereTo(
             options
         }
     });
-    let fault = at(error, "spec.backupConfig.target");
+    let fault = submission.field("spec.backupConfig.target");
     let lasting = "It cannot be changed later: a chain of backups lives on one target.";
     view! {
         <fieldset>

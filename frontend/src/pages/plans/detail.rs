@@ -42,43 +42,18 @@ pub(crate) fn PlanPage() -> impl IntoView {
     });
     let plan = live.one(|store| &store.plans, key);
     let tab = current_tab(TABS);
-    let deleting = RwSignal::new(false);
     let starting = RwSignal::new(false);
-    let restoring = RwSignal::new(false);
-    let navigate = use_navigate();
-    let has_point = Signal::derive(move || {
-        plan.get()
-            .is_some_and(|plan| plan.status.last_successful_backup.is_some())
-    });
+    let exists = Memo::new(move |_| plan.get().is_some());
     view! {
         <PageHead
             title=Signal::derive(move || key.get().1)
             parent=(routes::PLANS, "Plans")
             lead=Signal::derive(move || format!("Plan for namespace {}", key.get().0))
         >
-            <Show when=move || plan.get().is_some()>
-                <button type="button" class="button" on:click=move |_| deleting.set(true)>
-                    <Glyph icon=Icon::Trash />
-                    "Delete"
-                </button>
-            </Show>
-            <button
-                type="button"
-                class="button"
-                disabled=move || !has_point.get()
-                title=move || (!has_point.get()).then_some("There is no complete backup to restore")
-                on:click=move |_| restoring.set(true)
-            >
-                <Glyph icon=Icon::Restore />
-                "Restore newest"
-            </button>
-            <button type="button" class="button primary" on:click=move |_| starting.set(true)>
-                <Glyph icon=Icon::Play />
-                "Back up now"
-            </button>
+            <Actions key=key plan=plan starting=starting />
         </PageHead>
         <WhenReady sync=live.sync(|store| &store.plans)>
-            {move || match plan.get().is_some() {
+            {move || match exists.get() {
                 false => view! { <Gone what="plan" list=routes::PLANS /> }.into_any(),
                 true => view! { <Overview plan=plan /> }.into_any(),
             }}
@@ -94,6 +69,43 @@ pub(crate) fn PlanPage() -> impl IntoView {
             "yaml" => view! { <YamlView collection=Collection::BackupPlans key=key /> }.into_any(),
             _ => view! { <PlanBackups key=key starting=starting /> }.into_any(),
         }}
+    }
+}
+
+#[component]
+fn Actions(
+    key: Signal<(String, String)>,
+    plan: Memo<Option<std::sync::Arc<BackupPlan>>>,
+    starting: RwSignal<bool>,
+) -> impl IntoView {
+    let deleting = RwSignal::new(false);
+    let restoring = RwSignal::new(false);
+    let navigate = use_navigate();
+    let has_point = Memo::new(move |_| {
+        plan.get()
+            .is_some_and(|plan| plan.status.last_successful_backup.is_some())
+    });
+    view! {
+        <Show when=move || plan.get().is_some()>
+            <button type="button" class="button" on:click=move |_| deleting.set(true)>
+                <Glyph icon=Icon::Trash />
+                "Delete"
+            </button>
+            <button
+                type="button"
+                class="button"
+                disabled=move || !has_point.get()
+                title=move || (!has_point.get()).then_some("There is no complete backup to restore")
+                on:click=move |_| restoring.set(true)
+            >
+                <Glyph icon=Icon::Restore />
+                "Restore newest"
+            </button>
+            <button type="button" class="button primary" on:click=move |_| starting.set(true)>
+                <Glyph icon=Icon::Play />
+                "Back up now"
+            </button>
+        </Show>
         {move || {
             let (namespace, name) = key.get();
             view! {

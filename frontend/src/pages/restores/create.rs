@@ -2,16 +2,16 @@
 
 use holdfast_shared::{CreateRestore, ObjectRef, Resource, RestoreSource, SourceType};
 use leptos::prelude::*;
-use leptos::task::spawn_local;
 use leptos_router::hooks::use_navigate;
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 use crate::components::dialog::{Dialog, FormFoot};
 use crate::components::field::{CheckField, Choice, SelectField, TextField};
 use crate::routes;
 use crate::state::live::Live;
 use crate::state::scope::Scope;
 use crate::state::session::SessionStore;
+use crate::state::submission::Submission;
 use crate::state::toast::Toasts;
 
 /// What is restored.
@@ -110,88 +110,99 @@ pub(crate) fn RestoreDialog(open: RwSignal<bool>, source: Source) -> impl IntoVi
     }
 }
 
+/// What is typed.
+#[derive(Clone, Copy)]
+struct Typed {
+    /// `same`: the point's own or an existing namespace; `new`: one that the restore creates.
+    into: RwSignal<String>,
+    existing: RwSignal<String>,
+    create: RwSignal<bool>,
+    fresh: RwSignal<String>,
+    target: RwSignal<String>,
+    location: RwSignal<String>,
+}
+
+impl Typed {
+    /// Proposals for a point of the namespace `own`.
+    fn new(own: Option<&str>, single: bool) -> Self {
+        let proposal = own.map(|own| format!("{own}-restored"));
+        Self {
+            into: RwSignal::new(if single { "same" } else { "new" }.to_owned()),
+            existing: RwSignal::new(own.unwrap_or_default().to_owned()),
+            create: RwSignal::new(false),
+            fresh: RwSignal::new(proposal.unwrap_or_default()),
+            target: RwSignal::new(String::new()),
+            location: RwSignal::new(String::new()),
+        }
+    }
+
+    /// Whether something needed is not typed yet. Tracked.
+    fn is_missing(self, located: bool) -> bool {
+        let namespace = if self.into.get() == "new" {
+            self.fresh.get()
+        } else {
+            self.existing.get()
+        };
+        let no_point = located && (self.target.get().is_empty() || self.location.get().trim().is_empty());
+        namespace.trim().is_empty() || no_point
+    }
+
+    fn body(self, source: &Source, install: &str) -> CreateRestore {
+        let trimmed = |text: RwSignal<String>| text.get_untracked().trim().to_owned();
+        let into = match self.into.get_untracked().as_str() {
+            "new" => Into::New {
+                namespace: trimmed(self.fresh),
+                install: install.to_owned(),
+            },
+            _ => Into::Existing {
+                namespace: trimmed(self.existing),
+                create: self.create.get_untracked(),
+            },
+        };
+        let point = Point {
+            target: trimmed(self.target),
+            location: trimmed(self.location),
+        };
+        body(source, &point, into)
+    }
+}
+
 #[component]
 fn Form(open: RwSignal<bool>, source: Source) -> impl IntoView {
     let api = expect_context::<Api>();
     let toasts = expect_context::<Toasts>();
     let install = expect_context::<SessionStore>().install_namespace();
     let live = expect_context::<Live>();
+    let scope = expect_context::<Scope>();
     let navigate = use_navigate();
     let own = source.namespace().map(str::to_owned);
     let located = own.is_none();
-    // `same`: the point's own or an existing namespace; `new`: one that the restore creates.
-    let single = untrack(|| expect_context::<Scope>().is_single());
-    let into = RwSignal::new(if single { "same" } else { "new" }.to_owned());
-    let existing = RwSignal::new(own.clone().unwrap_or_default());
-    let create = RwSignal::new(false);
-    let fresh = RwSignal::new(
-        own.as_ref()
-            .map(|own| format!("{own}-restored"))
-            .unwrap_or_default(),
-    );
-    let target = RwSignal::new(String::new());
-    let location = RwSignal::new(String::new());
-    let busy = RwSignal::new(false);
-    let error = RwSignal::new(None::<ApiError>);
-    let missing = Signal::derive(move || {
-        let namespace = if into.get() == "new" {
-            fresh.get()
-        } else {
-            existing.get()
-        };
-        let no_point = located && (target.get().is_empty() || location.get().trim().is_empty());
-        namespace.trim().is_empty() || no_point
-    });
+    let typed = Typed::new(own.as_deref(), untrack(|| scope.is_single()));
+    let submission = Submission::new();
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        busy.set(true);
-        error.set(None);
-        let trimmed = |text: RwSignal<String>| text.get_untracked().trim().to_owned();
-        let into = match into.get_untracked().as_str() {
-            "new" => Into::New {
-                namespace: trimmed(fresh),
-                install: install.clone(),
-            },
-            _ => Into::Existing {
-                namespace: trimmed(existing),
-                create: create.get_untracked(),
-            },
-        };
-        let point = Point {
-            target: target.get_untracked(),
-            location: trimmed(location),
-        };
-        let body = body(&source, &point, into);
+        let body = typed.body(&source, &install);
         let navigate = navigate.clone();
-        spawn_local(async move {
-            match api.create_restore(&body).await {
-                Ok(restore) => {
-                    let page = routes::restore(&restore.metadata.namespace, &restore.metadata.name);
-                    toasts.good(format!("Restore {} started.", restore.metadata.name), None);
-                    live.insert(Resource::Restore(Box::new(restore)));
-                    open.set(false);
-                    navigate(&page, Default::default());
-                }
-                Err(failed) => {
-                    error.set(Some(failed));
-                    busy.set(false);
-                }
-            }
+        submission.send(async move { api.create_restore(&body).await }, move |restore| {
+            let page = routes::restore(&restore.metadata.namespace, &restore.metadata.name);
+            toasts.good(format!("Restore {} started.", restore.metadata.name), None);
+            live.insert(Resource::Restore(Box::new(restore)));
+            open.set(false);
+            navigate(&page, Default::default());
         });
     };
     view! {
         <form on:submit=submit>
             <div class="dialog-body">
-                {located.then(|| view! { <PointFields target=target location=location /> })}
-                <Destination own=own into=into existing=existing create=create fresh=fresh />
+                {located.then(|| view! { <PointFields target=typed.target location=typed.location /> })}
+                <Destination own=own typed=typed />
             </div>
             <FormFoot
                 open=open
                 submit="Start restore"
-                busy=busy
+                submission=submission
                 failed="The restore was not started"
-                error=error
-                disabled=missing
+                disabled=Signal::derive(move || typed.is_missing(located))
             />
         </form>
     }
@@ -238,18 +249,19 @@ fn PointFields(target: RwSignal<String>, location: RwSignal<String>) -> impl Int
 }
 
 #[component]
-fn Destination(
-    own: Option<String>,
-    into: RwSignal<String>,
-    existing: RwSignal<String>,
-    create: RwSignal<bool>,
-    fresh: RwSignal<String>,
-) -> impl IntoView {
+fn Destination(own: Option<String>, typed: Typed) -> impl IntoView {
+    let Typed {
+        into,
+        existing,
+        create,
+        fresh,
+        ..
+    } = typed;
     let same = match &own {
         Some(own) => format!("Into {own}"),
         None => "Into a namespace you name".to_owned(),
     };
-    let typed = own.is_none();
+    let named = own.is_none();
     view! {
         <fieldset class="plain">
             <legend>"Where to"</legend>
@@ -268,7 +280,7 @@ fn Destination(
                 text="Nothing in it may conflict: if an object of the point exists already, the restore is refused and nothing is changed."
             />
         </fieldset>
-        {move || match (into.get().as_str(), typed) {
+        {move || match (into.get().as_str(), named) {
             ("new", _) => view! { <TextField id="new-namespace" label="New namespace" value=fresh /> }.into_any(),
             (_, true) => {
                 view! {

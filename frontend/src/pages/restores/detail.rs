@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_shared::{Restore, RestorePhase, RestoreStatus, RunState};
+use holdfast_shared::{Restore, RestorePhase, RestoreStatus};
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 use leptos_router::components::A;
@@ -13,14 +13,14 @@ use crate::api::{Api, Collection};
 use crate::components::feedback::WhenReady;
 use crate::components::icon::{Glyph, Icon};
 use crate::components::page::{Fact, PageHead};
-use crate::components::run::{Conditions, Outcome, Problems, Step, Stepper, Volumes};
+use crate::components::run::{Conditions, Outcome, ProblemSection, Step, Stepper, VolumeSection};
 use crate::components::tabs::{Tabs, current_tab};
 use crate::components::text::{Ago, Badge, Copyable};
 use crate::components::yaml::YamlView;
 use crate::pages::backups::delete::{DeleteDialog, Gone};
 use crate::state::live::Live;
 use crate::state::toast::Toasts;
-use crate::{format, routes, words};
+use crate::{routes, words};
 
 const TABS: &[(&str, &str)] = &[
     ("overview", "Overview"),
@@ -179,32 +179,15 @@ fn Overview(restore: Memo<Option<Arc<Restore>>>) -> impl IntoView {
             <Fact label="Objects">{move || view! { <Objects restore=restore.get() /> }}</Fact>
             {move || view! { <Facts restore=lasting.get() /> }}
         </dl>
-        <Show when=move || !problems.with(Vec::is_empty)>
-            <section class="section">
-                <h2>{move || format::count(problems.with(Vec::len) as u64, "problem")}</h2>
-                <Problems problems=problems />
-            </section>
-        </Show>
-        <section class="section">
-            <h2>"Volumes"</h2>
-            <Show
-                when=move || !volumes.with(Vec::is_empty)
-                fallback=move || {
-                    view! {
-                        <p class="nothing">
-                            {move || match state.get() {
-                                RunState::Pending | RunState::Running => "Volumes appear once the plan is made.",
-                                _ => "This restore had no volume to write.",
-                            }}
-                        </p>
-                    }
-                }
-            >
-                <div class="table-frame">
-                    <Volumes volumes=volumes uid=Signal::derive(move || restore.get().metadata.uid.clone()) />
-                </div>
-            </Show>
-        </section>
+        <ProblemSection problems=problems />
+        <VolumeSection
+            volumes=volumes
+            uid=Signal::derive(move || restore.get().metadata.uid.clone())
+            nothing=Signal::derive(move || match state.get().is_final() {
+                true => "This restore had no volume to write.",
+                false => "Volumes appear once the plan is made.",
+            })
+        />
     }
 }
 

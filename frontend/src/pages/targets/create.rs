@@ -5,11 +5,10 @@ use holdfast_shared::{
     TargetType, VENDORS,
 };
 use leptos::prelude::*;
-use leptos::task::spawn_local;
 use leptos_router::components::A;
 use leptos_router::hooks::use_navigate;
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 use crate::components::feedback::{Notice, Trouble};
 use crate::components::field::{CheckField, Choice, SelectField, TextField};
 use crate::components::icon::{Glyph, Icon};
@@ -17,6 +16,7 @@ use crate::components::page::PageHead;
 use crate::routes;
 use crate::state::live::Live;
 use crate::state::session::SessionStore;
+use crate::state::submission::Submission;
 use crate::state::toast::Toasts;
 use crate::words::Tone;
 
@@ -112,43 +112,31 @@ pub(crate) fn NewTarget() -> impl IntoView {
     let install = expect_context::<SessionStore>().install_namespace();
     let live = expect_context::<Live>();
     let form = Form::new(install);
-    let busy = RwSignal::new(false);
-    let error = RwSignal::new(None::<ApiError>);
+    let submission = Submission::new();
     let navigate = use_navigate();
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
-        busy.set(true);
-        error.set(None);
+        let body = form.body();
         let navigate = navigate.clone();
-        spawn_local(async move {
-            match api.create_target(&form.body()).await {
-                Ok(target) => {
-                    let page = routes::target(&target.metadata.namespace, &target.metadata.name);
-                    toasts.good(
-                        format!("Target {} created. It is being probed.", target.metadata.name),
-                        None,
-                    );
-                    live.insert(Resource::Target(target));
-                    navigate(&page, Default::default());
-                }
-                Err(failed) => {
-                    error.set(Some(failed));
-                    busy.set(false);
-                }
-            }
+        submission.send(async move { api.create_target(&body).await }, move |target| {
+            let page = routes::target(&target.metadata.namespace, &target.metadata.name);
+            let notice = format!("Target {} created. It is being probed.", target.metadata.name);
+            toasts.good(notice, None);
+            live.insert(Resource::Target(target));
+            navigate(&page, Default::default());
         });
     };
     view! {
         <PageHead title="New target" parent=(routes::TARGETS, "Targets") />
         <form class="form" on:submit=submit>
-            <Place form=form error=error />
-            <Credentials form=form error=error />
-            <Sharing form=form error=error />
-            {move || error.get().map(|error| view! { <Trouble title="The target was not created" error=error /> })}
+            <Place form=form submission=submission />
+            <Credentials form=form submission=submission />
+            <Sharing form=form submission=submission />
+            {move || submission.error().map(|error| view! { <Trouble title="The target was not created" error=error /> })}
             <footer class="form-foot">
                 <A href=routes::TARGETS attr:class="button">"Cancel"</A>
-                <button type="submit" class="button primary" disabled=busy>
-                    {move || busy.get().then(|| view! { <Glyph icon=Icon::Spinner /> })}
+                <button type="submit" class="button primary" disabled=move || submission.is_busy()>
+                    {move || submission.is_busy().then(|| view! { <Glyph icon=Icon::Spinner /> })}
                     "Create target"
                 </button>
             </footer>
@@ -156,12 +144,8 @@ pub(crate) fn NewTarget() -> impl IntoView {
     }
 }
 
-fn at(error: RwSignal<Option<ApiError>>, field: &'static str) -> Signal<Option<String>> {
-    Signal::derive(move || error.with(|error| error.as_ref().and_then(|error| error.field(field))))
-}
-
 #[component]
-fn Place(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
+fn Place(form: Form, submission: Submission) -> impl IntoView {
     let vendors = Signal::stored(
         VENDORS
             .iter()
@@ -172,12 +156,12 @@ fn Place(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
         <fieldset>
             <legend>"Place"</legend>
             <div class="columns">
-                <TextField id="name" label="Name" value=form.name error=at(error, "name") />
+                <TextField id="name" label="Name" value=form.name error=submission.field("name") />
                 <TextField
                     id="namespace"
                     label="Namespace"
                     value=form.namespace
-                    error=at(error, "namespace")
+                    error=submission.field("namespace")
                     hint="Where the target and its Secret live."
                 />
                 <SelectField
@@ -191,7 +175,7 @@ fn Place(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                     id="bucket"
                     label="Bucket"
                     value=form.bucket
-                    error=at(error, "spec.objectStoreCredentials.bucketName")
+                    error=submission.field("spec.objectStoreCredentials.bucketName")
                     hint="It must exist."
                 />
                 <TextField
@@ -200,7 +184,7 @@ fn Place(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                     value=form.url
                     optional=true
                     placeholder="https://s3.example.com"
-                    error=at(error, "spec.objectStoreCredentials.url")
+                    error=submission.field("spec.objectStoreCredentials.url")
                     hint="The vendor's default for the region when left empty."
                 />
                 <TextField
@@ -209,7 +193,7 @@ fn Place(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                     value=form.region
                     optional=true
                     placeholder="us-east-1"
-                    error=at(error, "spec.objectStoreCredentials.region")
+                    error=submission.field("spec.objectStoreCredentials.region")
                 />
             </div>
         </fieldset>
@@ -217,7 +201,7 @@ fn Place(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
 }
 
 #[component]
-fn Credentials(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
+fn Credentials(form: Form, submission: Submission) -> impl IntoView {
     let fresh = move || form.secret_from.get() == "new";
     let name = Signal::derive(move || {
         let name = form.name.get();
@@ -248,7 +232,7 @@ fn Credentials(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                                 id="secret"
                                 label="Secret"
                                 value=form.secret
-                                error=at(error, "spec.objectStoreCredentials.credentialSecret.name")
+                                error=submission.field("spec.objectStoreCredentials.credentialSecret.name")
                             />
                         }
                     }
@@ -262,7 +246,7 @@ fn Credentials(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
 }
 
 #[component]
-fn Sharing(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
+fn Sharing(form: Form, submission: Submission) -> impl IntoView {
     view! {
         <fieldset>
             <legend>"Trust and sharing"</legend>
@@ -272,7 +256,7 @@ fn Sharing(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                     label="Allowed namespaces"
                     value=form.allowed_namespaces
                     optional=true
-                    error=at(error, "spec.allowedNamespaces")
+                    error=submission.field("spec.allowedNamespaces")
                     hint="Whose plans may use this target beside its own namespace; * stands for all."
                 />
                 <TextField
@@ -280,7 +264,7 @@ fn Sharing(form: Form, error: RwSignal<Option<ApiError>>) -> impl IntoView {
                     label="Certificate authority"
                     value=form.cert_config_map
                     optional=true
-                    error=at(error, "spec.objectStoreCredentials.sslCertConfig")
+                    error=submission.field("spec.objectStoreCredentials.sslCertConfig")
                     hint="ConfigMap whose key ca.crt is trusted beside the built-in authorities."
                 />
             </div>
