@@ -57,7 +57,7 @@ pub(crate) async fn run(flags: cli::Operator, stop: CancellationToken) -> anyhow
     tokio::select! {
         ended = async {
             tokio::try_join!(
-                async { Ok(holdfast_controllers::run(controllers, stop.clone()).await?) },
+                async { Ok(Box::pin(holdfast_controllers::run(controllers, stop.clone())).await?) },
                 async { Ok(holdfast_admission::serve(admission, client, stop.clone()).await?) },
                 serve_metrics(metrics_listen, admission_listen, registry, stop.clone()),
             )

@@ -51,7 +51,7 @@ async fn a_volume_comes_back_by_hand_with_qemu_img_and_jq_alone() -> Result<()> 
             "backup.json",
         ],
     )?;
-    let mut newest = None;
+    let mut names = Vec::new();
     for line in list.lines() {
         let (home, name) = line.split_once(' ').expect("two words");
         let key = format!(
@@ -60,14 +60,17 @@ async fn a_volume_comes_back_by_hand_with_qemu_img_and_jq_alone() -> Result<()> 
         );
         let image = store.get(&key.parse()?, 1 << 30).await?.body;
         std::fs::write(place.path().join(name), &image)?;
-        newest.get_or_insert_with(|| name.to_owned());
+        names.push(name);
+    }
+    for name in &names {
         run(place.path(), "qemu-img", &["check", name])?;
     }
-    let newest = newest.expect("an image of the raw claim");
+    assert_eq!(names.len(), 2, "a full and an overlay: {list}");
+    let newest = names[0];
     let info: Value = serde_json::from_str(&run(
         place.path(),
         "qemu-img",
-        &["info", "--output=json", &newest],
+        &["info", "--output=json", newest],
     )?)?;
     assert!(
         info["backing-filename"].is_string(),
@@ -76,7 +79,7 @@ async fn a_volume_comes_back_by_hand_with_qemu_img_and_jq_alone() -> Result<()> 
     run(
         place.path(),
         "qemu-img",
-        &["convert", "-O", "raw", &newest, "raw.img"],
+        &["convert", "-O", "raw", newest, "raw.img"],
     )?;
     let by_hand = run(place.path(), "sha256sum", &["raw.img"])?;
     assert_eq!(by_hand.split_whitespace().next(), raw.split_whitespace().next());

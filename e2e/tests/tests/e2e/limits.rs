@@ -33,7 +33,7 @@ spec:
   containers:
     - name: w
       image: {}
-      command: [sh, -c, "head -c 200000000 /dev/urandom > /dev/raw; sync; sleep 10000"]
+      command: [sh, -c, "trap exit TERM; while :; do sleep 1; done"]
       volumeDevices: [{{name: raw, devicePath: /dev/raw}}]
   volumes: [{{name: raw, persistentVolumeClaim: {{claimName: raw}}}}]
 "#,
@@ -48,7 +48,7 @@ spec:
         .exec(
             &namespace,
             "writer",
-            "while pgrep head >/dev/null; do sleep 1; done; sync",
+            "head -c 200000000 /dev/urandom | dd of=/dev/raw bs=1M iflag=fullblock conv=notrunc,fsync 2>/dev/null",
         )
         .await?;
     cluster
