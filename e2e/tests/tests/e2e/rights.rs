@@ -46,12 +46,12 @@ async fn a_tenant_protects_and_restores_the_own_namespace_only() -> Result<()> {
         .await?;
 
     // Another namespace's target is not for its plans.
-    alice
+    let stolen = alice
         .create(app::plan_manifest(&mine, "stolen", "store", &other))
-        .await?;
-    cluster
-        .wait_refused("BackupPlan", &mine, "stolen", "NotAllowed")
-        .await?;
+        .await;
+    let (code, message) = refusal(stolen);
+    assert_eq!(code, 403, "{message}");
+    assert!(message.contains("allowedNamespaces"), "{message}");
     // Nor is a point of that namespace for its restores: admission asks for the verb `restore` on the Target.
     cluster
         .create(app::plan_manifest(&other, "plan", "store", &other))
