@@ -83,6 +83,7 @@ fn static_checks(steps: &mut Steps) -> Result<()> {
         UNWANTED.iter().try_for_each(|name| absent(name))
     })?;
     steps.attempt("console", bundle_console)?;
+    steps.attempt("console: clippy and unit tests", console_on_host)?;
     steps.attempt("clippy", || {
         cargo(&["clippy", "--all-targets", "--quiet"])
             .args(HOST)
@@ -100,6 +101,25 @@ pub(crate) fn bundle_console() -> Result<()> {
     cargo(&["run", "--quiet", "--package", "holdfast-bundler"])
         .within(HOUR)
         .heartbeat("building the console")
+        .streamed()
+}
+
+/// What of the console needs no browser is pure and tested here. Its packages are chosen apart from the others: they
+/// would otherwise bring the browser's features into the whole workspace.
+fn console_on_host() -> Result<()> {
+    cargo(&[
+        "clippy",
+        "--package",
+        "holdfast-console",
+        "--all-targets",
+        "--quiet",
+    ])
+    .args(["--", "--deny", "warnings"])
+    .within(HOUR)
+    .heartbeat("clippy of the console")
+    .streamed()?;
+    cargo(&["test", "--package", "holdfast-console", "--lib"])
+        .within(HOUR)
         .streamed()
 }
 
