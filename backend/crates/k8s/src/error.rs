@@ -36,9 +36,10 @@ pub fn describe(error: &kube::Error) -> ApiFailure {
     }
 }
 
-/// Whether the object does not exist.
+/// Whether the object does not exist, or its whole kind: an API server answers for a group version that is gone with a
+/// plain 404 without a reason.
 pub fn is_not_found(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_not_found())
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 /// Whether an object of that name exists already.
