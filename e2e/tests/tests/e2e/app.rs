@@ -275,7 +275,14 @@ pub(crate) async fn vault(cluster: &Cluster) -> Result<()> {
         .is_none()
     {
         let s3 = &cluster.sandbox.s3;
-        credentials(cluster, INSTALLED, "s3", &s3.access_key_id, &s3.secret_access_key).await?;
+        // The Secret may be there without its Target: our definitions come and go in these tests.
+        cluster
+            .apply(&format!(
+                "apiVersion: v1\nkind: Secret\nmetadata: {{name: s3, namespace: {INSTALLED}}}\n\
+                 stringData: {{accessKey: {}, secretKey: \"{}\"}}\n",
+                s3.access_key_id, s3.secret_access_key
+            ))
+            .await?;
         cluster
             .create(target_manifest(cluster, INSTALLED, "vault", &s3.endpoint, &["*"]))
             .await?;

@@ -66,8 +66,6 @@ async fn points_survive_the_deletion_of_our_definitions() -> Result<()> {
         },
     )
     .await?;
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(cluster.client.clone(), INSTALLED);
-    drop(secrets.delete("s3", &DeleteParams::default()).await);
     until(
         "the target to be accepted again",
         Duration::from_secs(90),
