@@ -1,5 +1,6 @@
 //! The operator process: becomes leader, runs the controllers, and ends when it is told to or loses the lease.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::{Context, Limits, Metrics, MoverSettings, TargetAccess};
 const LEASE: &str = "holdfast-operator";
 /// Time the controllers get to finish what they are doing when the process is asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often our definitions are looked at.
+const DEFINITIONS_CHECK: Duration = Duration::from_secs(3);
 /// How often a missing custom resource definition is mentioned in the log.
 const REMIND: Duration = Duration::from_secs(30);
 
@@ -100,6 +103,7 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
         metrics,
     } = config;
     let client = cluster.client();
+    let watched = client.clone();
     let context = Arc::new(Context {
         events: Events::new(client.clone(), names::MANAGED_BY, Some(instance)),
         targets: TargetAccess::new(client.clone()),
@@ -121,6 +125,28 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
     tokio::select! {
         () = controllers => {}
         () = overdue => tracing::warn!("controllers still busy, stopping anyway; the next leader goes on"),
+        () = replaced(&watched) => tracing::warn!("a definition of ours was deleted and made again: starting anew"),
+    }
+}
+
+/// Ends when one of our definitions is another one than at the start. A watch that was opened on the old one may hear
+/// nothing of the new one for minutes.
+async fn replaced(client: &Client) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        for definition in holdfast_crd::generate::definitions() {
+            let name = definition.name_any();
+            // Gone, or not to be told: what counts is another one in its place.
+            let Ok(Some(found)) = api.get_metadata_opt(&name).await else {
+                continue;
+            };
+            let uid = found.uid().unwrap_or_default();
+            if *known.entry(name).or_insert_with(|| uid.clone()) != uid {
+                return;
+            }
+        }
+        tokio::time::sleep(DEFINITIONS_CHECK).await;
     }
 }
 
