@@ -101,6 +101,10 @@ mod tests {
 
     use super::*;
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "the change reads better given by value"
+    )]
     fn backup_spec(changes: Value) -> BackupSpec {
         let mut spec = json!({"type": "Full", "backupPlan": {"name": "p"}, "requester": {"user": "anna"}});
         spec.as_object_mut()

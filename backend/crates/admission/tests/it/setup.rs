@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_admission::Config;
 use holdfast_testkit::ControlPlane;
-use kube::api::{DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
@@ -240,8 +240,5 @@ pub(crate) fn backup(namespace: &str, name: &str) -> Value {
 /// Names of all objects like this one.
 pub(crate) async fn names(client: &Client, like: &Value) -> Vec<String> {
     let list = api_of(client, like).list(&ListParams::default()).await.unwrap();
-    list.items
-        .into_iter()
-        .filter_map(|o| ObjectMeta::from(o.metadata).name)
-        .collect()
+    list.items.into_iter().filter_map(|o| o.metadata.name).collect()
 }
