@@ -5,8 +5,8 @@ use std::sync::Arc;
 use holdfast_crd::VolumeTransfer;
 use holdfast_crd::names::labels;
 use holdfast_k8s::{Cluster, Events};
-use kube::Client;
 use kube::api::ListParams;
+use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Limits, Metrics, MoverSettings, TargetAccess};
@@ -70,6 +70,18 @@ impl Context {
             Err(error) if holdfast_k8s::is_not_found(&error) => Ok(Vec::new()),
             listed => Ok(listed?.items),
         }
+    }
+
+    /// Deletes a run's transfers, which stops those under way; true when none is left.
+    pub(crate) async fn drop_transfers_of(&self, run_uid: &str) -> Result<bool, kube::Error> {
+        let api = self.installed::<VolumeTransfer>();
+        let transfers = self.transfers_of(run_uid).await?;
+        for transfer in &transfers {
+            if transfer.metadata.deletion_timestamp.is_none() {
+                holdfast_k8s::delete(&api, &transfer.name_any(), transfer.uid().as_deref()).await?;
+            }
+        }
+        Ok(transfers.is_empty())
     }
 
     /// A future that ends when the process shuts down, for `Controller::graceful_shutdown_on`.

@@ -249,7 +249,7 @@ impl Run<'_> {
             self.save(&status).await?;
             return Ok(Action::requeue(Duration::ZERO));
         }
-        if !self.drop_transfers().await? {
+        if !self.ctx.drop_transfers_of(&self.uid()).await? {
             return Ok(Action::requeue(Duration::from_secs(2)));
         }
         if is_true(&status.conditions, conditions::FAILED)
@@ -267,7 +267,7 @@ impl Run<'_> {
         if !self.restore.finalizers().iter().any(|f| f == finalizers::RUN) {
             return Ok(Action::await_change());
         }
-        if !self.drop_transfers().await? {
+        if !self.ctx.drop_transfers_of(&self.uid()).await? {
             return Ok(Action::requeue(Duration::from_secs(2)));
         }
         let status = self.restore.status.clone().unwrap_or_default();
@@ -307,19 +307,6 @@ impl Run<'_> {
 
     async fn transfers(&self) -> Result<Vec<VolumeTransfer>, Failure> {
         Ok(self.ctx.transfers_of(&self.uid()).await?)
-    }
-
-    /// Deletes the run's transfers; true when none is left.
-    async fn drop_transfers(&self) -> Result<bool, Failure> {
-        let api: Api<VolumeTransfer> = Api::namespaced(self.ctx.client.clone(), &self.ctx.install_namespace);
-        let transfers = self.transfers().await?;
-        for transfer in transfers
-            .iter()
-            .filter(|t| t.metadata.deletion_timestamp.is_none())
-        {
-            holdfast_k8s::delete(&api, &transfer.name_any(), transfer.uid().as_deref()).await?;
-        }
-        Ok(transfers.is_empty())
     }
 
     fn enter(&self, status: &mut RestoreStatus, phase: RestorePhase) {

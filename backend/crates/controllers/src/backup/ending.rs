@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_crd::names::{conditions, finalizers, reasons};
-use holdfast_crd::{BackupPhase, DeletionPolicy, ObjectRef, PhaseState, VolumeTransfer};
+use holdfast_crd::{BackupPhase, DeletionPolicy, ObjectRef, PhaseState};
 use holdfast_k8s::{is_true, set_condition};
 use holdfast_target::layout::VolumeHome;
 use jiff::Timestamp;
@@ -83,7 +83,7 @@ impl Run {
             return Ok(Action::await_change());
         }
         let homes = self.homes().await?;
-        if !self.drop_transfers().await? {
+        if !self.ctx().drop_transfers_of(&self.uid()).await? {
             return Ok(Action::requeue(ENDING));
         }
         if is_true(&self.status.conditions, conditions::FAILED)
@@ -133,25 +133,13 @@ impl Run {
         Ok(())
     }
 
-    /// Deletes the run's transfers, which stops those under way; true when none is left.
-    async fn drop_transfers(&self) -> Result<bool, Failure> {
-        let api = self.ctx().installed::<VolumeTransfer>();
-        let transfers = self.transfers().await?;
-        for transfer in &transfers {
-            if transfer.metadata.deletion_timestamp.is_none() {
-                holdfast_k8s::delete(&api, &transfer.name_any(), transfer.uid().as_deref()).await?;
-            }
-        }
-        Ok(transfers.is_empty())
-    }
-
     /// The Backup is being deleted: its transfers go first, then it may. The target is not asked; what is to be removed
     /// there is written down for the sweeper.
     pub(super) async fn release(&mut self) -> Result<Action, Stop> {
         if !self.backup.finalizers().iter().any(|f| f == finalizers::RUN) {
             return Ok(Action::await_change());
         }
-        if !self.drop_transfers().await? {
+        if !self.ctx().drop_transfers_of(&self.uid()).await? {
             return Ok(Action::requeue(ENDING));
         }
         if self.data_goes_too().await? {
