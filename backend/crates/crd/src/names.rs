@@ -27,6 +27,8 @@ pub mod labels {
 pub mod annotations {
     /// On restored objects: UID of the Restore that wrote them.
     pub const RESTORED_BY: &str = "holdfast.dev/restored-by";
+    /// On a VolumeSnapshotContent that is being deleted: when its snapshotter was last woken to do so.
+    pub const REMINDED: &str = "holdfast.dev/reminded-at";
 }
 
 /// Finalizers. They never wait for a network target: they hand over to the sweeper and let go.

@@ -2,12 +2,14 @@
 //! loses answers, and the suite that every target passes. Helpers panic where a test could not go on.
 
 mod conformance;
+mod disk;
 mod faulty;
 mod gateway;
 mod memory;
 mod proxy;
 
 pub use conformance::conformance;
+pub use disk::SmallDisk;
 pub use faulty::{Fault, Faulty, Operation};
 pub use gateway::{Gateway, GatewayOptions};
 pub use memory::MemoryTarget;

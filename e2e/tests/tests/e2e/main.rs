@@ -7,6 +7,7 @@ mod cancel;
 mod cluster;
 mod crash;
 mod format;
+mod full_target;
 mod limits;
 mod rights;
 mod round_trip;

@@ -25,6 +25,8 @@ const SWEEP_DEADLINE: Duration = Duration::from_secs(15);
 pub(super) struct Removed {
     /// No mover is left, except on nodes that do not answer.
     pub(super) movers: bool,
+    /// No snapshot object is left.
+    pub(super) snapshots: bool,
     /// Nothing is left at all.
     pub(super) everything: bool,
 }
@@ -42,6 +44,7 @@ impl Task {
         let pods = self.mover_pods().await?;
         Ok(Removed {
             movers: pods.iter().all(|pod| pods::is_lost(pod, Timestamp::now())),
+            snapshots,
             everything: jobs && secrets && volumes && snapshots && pods.is_empty(),
         })
     }

@@ -1,14 +1,15 @@
 //! Takes the snapshot and takes it over: from then on nothing in the application's namespace can take it away.
 
+mod removal;
+
 use std::time::Duration;
 
 use holdfast_crd::TransferStage;
 use holdfast_crd::external::{VolumeSnapshot, VolumeSnapshotContent};
 use holdfast_crd::names::{labels, reasons};
 use holdfast_crd::transfer::SnapshotRecord;
-use holdfast_k8s::{create_or_get, is_conflict, is_not_found};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::{ListParams, Patch, PatchParams};
+use holdfast_k8s::{create_or_get, is_not_found};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
@@ -20,9 +21,6 @@ use crate::failure::Failure;
 const DEADLINE: Duration = Duration::from_secs(600);
 /// The driver may repeat a failed call this long; then its error is ours. (The sidecar repeats for ever.)
 const ERROR_GRACE: Duration = Duration::from_secs(45);
-
-/// The snapshot controller's finalizer on a claim that is being cut.
-const SOURCE_PROTECTION: &str = "snapshot.storage.kubernetes.io/pvc-as-source-protection";
 
 impl Task {
     /// Stage Snapshotting.
@@ -144,13 +142,13 @@ impl Task {
         let Some(snapshot) = self.originals().get_opt(&self.names.snapshot()).await? else {
             return Ok(None);
         };
-        match snapshot
+        // Not written yet in the first moments: then the snapshot controller's rule for the name tells it.
+        let by_rule = format!("snapcontent-{}", snapshot.uid().unwrap_or_default());
+        let name = snapshot
             .status
             .and_then(|status| status.bound_volume_snapshot_content_name)
-        {
-            Some(name) => Ok(self.contents().get_opt(&name).await?),
-            None => Ok(None),
-        }
+            .unwrap_or(by_rule);
+        Ok(self.contents().get_opt(&name).await?)
     }
 
     /// Lets go of the original pair without touching the snapshot itself. `true` when nothing is left of it.
@@ -185,85 +183,6 @@ impl Task {
             .await
         {
             Err(error) if is_not_found(&error) => Ok(()),
-            other => Ok(other.map(|_| ())?),
-        }
-    }
-
-    /// Deletes the snapshot object in the application's namespace and its marked content.
-    async fn delete_originals(&self) -> Result<bool, Failure> {
-        let snapshot_gone = holdfast_k8s::delete(&self.originals(), &self.names.snapshot(), None).await?;
-        let marked = ListParams::default().labels(&format!("{}={}", labels::TRANSFER, self.uid()));
-        let mut contents_gone = true;
-        for content in self.contents().list(&marked).await?.items {
-            if content.name_any() != self.names.content() {
-                contents_gone &= holdfast_k8s::delete(&self.contents(), &content.name_any(), None).await?;
-            }
-        }
-        Ok(snapshot_gone && contents_gone)
-    }
-
-    /// Removes every snapshot object of the transfer, and with the last one the snapshot itself. `true` when nothing
-    /// is left.
-    pub(super) async fn remove_snapshots(&self) -> Result<bool, Failure> {
-        let ours = self.contents().get_opt(&self.names.content()).await?;
-        if let Some(original) = self.original_content().await? {
-            // Exactly one of the two contents may take the snapshot with it.
-            let policy = if ours.is_some() { "Retain" } else { "Delete" };
-            self.set_policy(&original, policy).await?;
-        }
-        let originals_gone = self.delete_originals().await?;
-        let installed = self.ctx().installed::<VolumeSnapshot>();
-        let snapshot_gone = holdfast_k8s::delete(&installed, &self.names.snapshot(), None).await?;
-        let content_gone = match ours {
-            Some(_) => holdfast_k8s::delete(&self.contents(), &self.names.content(), None).await?,
-            None => true,
-        };
-        if originals_gone {
-            self.release_source().await?;
-        }
-        Ok(originals_gone && snapshot_gone && content_gone)
-    }
-
-    /// Takes the snapshot controller's finalizer off the application's claim when no snapshot of it is left. The
-    /// controller does that itself, except when the last snapshot to go had never got beyond its class: then the claim,
-    /// and with it the namespace, could never be deleted.
-    async fn release_source(&self) -> Result<(), Failure> {
-        let source = &self.transfer.spec.claim;
-        let claims = self.ctx().namespaced::<PersistentVolumeClaim>(&source.namespace);
-        let Some(claim) = claims.get_metadata_opt(&source.name).await? else {
-            return Ok(());
-        };
-        if !claim
-            .finalizers()
-            .iter()
-            .any(|finalizer| finalizer == SOURCE_PROTECTION)
-        {
-            return Ok(());
-        }
-        let of_claim = |snapshot: &VolumeSnapshot| {
-            snapshot.spec.source.persistent_volume_claim_name.as_ref() == Some(&source.name)
-        };
-        if self
-            .originals()
-            .list(&ListParams::default())
-            .await?
-            .iter()
-            .any(of_claim)
-        {
-            return Ok(());
-        }
-        let kept: Vec<_> = claim
-            .finalizers()
-            .iter()
-            .filter(|f| *f != SOURCE_PROTECTION)
-            .collect();
-        let patch = json!({"metadata": {"resourceVersion": claim.resource_version(), "finalizers": kept}});
-        match claims
-            .patch_metadata(&source.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
-            // Changed meanwhile, most likely by the controller that does the same.
-            Err(error) if is_conflict(&error) || is_not_found(&error) => Ok(()),
             other => Ok(other.map(|_| ())?),
         }
     }

@@ -21,6 +21,9 @@ use crate::failure::Failure;
 /// Longest name of a transfer: its Jobs and pods carry it, with an attempt and a random part.
 const MAX_NAME: usize = 45;
 
+/// A driver that has not let go of a deleted snapshot after this long will not do so soon.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(120);
+
 /// What a step says about the way on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -72,6 +75,14 @@ impl Task {
             .unwrap_or_default()
     }
 
+    /// How long ago the transfer was deleted.
+    fn deleted_for(&self) -> Duration {
+        let deleted = self.transfer.metadata.deletion_timestamp.as_ref();
+        deleted.map_or(Duration::ZERO, |at| {
+            Timestamp::now().duration_since(at.0).unsigned_abs()
+        })
+    }
+
     /// Puts our finalizer on a transfer that is new.
     pub(super) async fn hold(&mut self) -> Result<Action, Failure> {
         let mut all = self.transfer.finalizers().to_vec();
@@ -81,9 +92,13 @@ impl Task {
     }
 
     /// Cleans up after a transfer that is deleted and lets it go. The target is not asked, and what was told to go is not
-    /// waited for: whoever holds it (driver, kubelet) ends it without us.
+    /// waited for: whoever holds it (kubelet, garbage collector) ends it without us. Only snapshots are watched for a
+    /// while, because their controllers may forget them.
     pub(super) async fn release(&mut self) -> Result<Action, Failure> {
-        self.remove_temporaries().await?;
+        let removed = self.remove_temporaries().await?;
+        if !removed.snapshots && self.deleted_for() < RELEASE_PATIENCE {
+            return Ok(Action::requeue(Duration::from_millis(500)));
+        }
         self.machine.progress.forget(&self.uid());
         let kept = self
             .transfer

@@ -1,7 +1,7 @@
 //! A real S3 server (versitygw with versioning) as a child process.
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -22,6 +22,8 @@ pub struct GatewayOptions {
     pub tls: bool,
     /// Folder whose sub-folders are the buckets; absent: a temporary one.
     pub data: Option<PathBuf>,
+    /// Address to listen on; absent: the loopback interface. A certificate is for that one only.
+    pub host: Option<IpAddr>,
 }
 
 /// A running gateway with the bucket `backups`; ends with the value.
@@ -73,12 +75,7 @@ impl Gateway {
         command
             .env("ROOT_ACCESS_KEY", ACCESS_KEY)
             .env("ROOT_SECRET_KEY", SECRET_KEY);
-        command.args([
-            "--quiet",
-            "--keep-alive",
-            "--port",
-            &format!("127.0.0.1:{}", self.port),
-        ]);
+        command.args(["--quiet", "--keep-alive", "--port", &self.address().to_string()]);
         if self.options.tls {
             command
                 .arg("--cert")
@@ -120,7 +117,8 @@ impl Gateway {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        let host = self.options.host.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        SocketAddr::new(host, self.port)
     }
 
     /// How to reach it.

@@ -1,14 +1,11 @@
-use std::{
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_target::{
     Connection, Creation, ErrorKind, Key, ListRequest, PartNumber, Patience, Prefix, S3Target, SecretKey,
     Target, TargetError,
-    testing::{Gateway, GatewayOptions, LossyProxy},
+    testing::{Gateway, GatewayOptions, LossyProxy, SmallDisk},
 };
 
 fn key(name: &str) -> Key {
@@ -205,36 +202,10 @@ fn a_url_with_credentials_or_another_scheme_is_refused_and_not_repeated() {
     }
 }
 
-/// A file system of eight MiB, unmounted at the end.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        run("mount", &["-t", "tmpfs", "-o", "size=8m", "tmpfs"], folder.path());
-        Self(folder)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        run("umount", &["-l"], self.0.path());
-    }
-}
-
-fn run(program: &str, args: &[&str], path: &Path) {
-    let output = Command::new(program).args(args).arg(path).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_is_told() {
-    let disk = SmallDisk::mount();
-    let data = disk.0.path().to_owned();
+    let disk = SmallDisk::mount(8);
+    let data = disk.path().to_owned();
     let gateway = Gateway::start_with(GatewayOptions {
         data: Some(data),
         ..GatewayOptions::default()
