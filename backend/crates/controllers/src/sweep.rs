@@ -5,7 +5,7 @@
 //! no commit object and no run that is still at work. What belongs to another cluster is never looked at.
 //!
 //! Order that makes this safe beside running backups: the target is listed first, the runs are asked after that, the
-//! commit objects last. What a run wrote before the list is either of a run that is still there, or committed, or dead.
+//! points are listed again and their commit objects read last. What a run wrote before the list is either of a run that is still there, or committed, or dead.
 
 mod tombstone;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use holdfast_crd::names::{conditions, labels, reasons};
-use holdfast_crd::{Backup, BackupPlan, Direction, Target, VolumeTransfer};
+use holdfast_crd::{Backup, BackupPlan, Direction, Restore, Target, VolumeTransfer};
 use holdfast_k8s::is_true;
 use holdfast_target::layout::{Attempt, ImageId, Location, Uid, VolumeHome};
 use holdfast_target::{Key, Target as Store};
@@ -121,6 +121,10 @@ async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<(), Failure> {
             "the point is of another cluster",
         ));
     }
+    let users = Users::of(ctx, &location.plan).await?;
+    if let Some(user) = users.at_work {
+        return Err(wait_for(&user));
+    }
     stored::erase_point(&*store, location).await?;
     sweep_plan(ctx, &*store, &location.cluster, &location.plan)
         .await
@@ -165,6 +169,11 @@ async fn sweep_target(ctx: &Context, target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
+fn wait_for(user: &str) -> Failure {
+    let text = format!("{user} is at work with images of the same plan");
+    Failure::passing(reasons::IN_PROGRESS, text)
+}
+
 /// Removes what no point of the plan needs. A plan that is being written or read waits for the next time.
 async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid) -> Result<usize, Failure> {
     let folders = stored::points(store, cluster, plan).await?;
@@ -176,15 +185,17 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
     }
     let users = Users::of(ctx, plan).await?;
     if let Some(user) = users.at_work {
-        let text = format!("{user} is at work with images of the same plan");
-        return Err(Failure::passing(reasons::IN_PROGRESS, text));
+        return Err(wait_for(&user));
     }
-    let survey = Survey::read(store, &folders).await?;
+    // Asked again: a run may have written, committed and ended since the first list. Its images were seen above, so its
+    // point has to be known too. What has no commit object now but did not exist then is of a run that has just begun.
+    let points = stored::points(store, cluster, plan).await?;
+    let survey = Survey::read(store, &points).await?;
     let mut gone = 0;
     for location in survey
         .uncommitted
         .iter()
-        .filter(|l| !users.runs.contains(&l.backup))
+        .filter(|l| folders.contains(l) && !users.runs.contains(&l.backup))
     {
         gone += stored::erase_uncommitted(store, location).await?;
     }
@@ -248,6 +259,20 @@ impl Users {
                 ));
             }
             users.runs.extend(run.uid().and_then(|uid| uid.parse().ok()));
+        }
+        for run in ctx.cluster_wide::<Restore>().list(&ListParams::default()).await? {
+            let status = run.status.clone().unwrap_or_default();
+            let over = [conditions::COMPLETE, conditions::FAILED]
+                .iter()
+                .any(|end| is_true(&status.conditions, end));
+            let location = status.location.and_then(|l| l.parse::<Location>().ok());
+            if !over && location.is_some_and(|l| l.plan == *plan) {
+                users.at_work = Some(format!(
+                    "Restore {}/{}",
+                    run.namespace().unwrap_or_default(),
+                    run.name_any()
+                ));
+            }
         }
         for transfer in ctx
             .installed::<VolumeTransfer>()
