@@ -62,6 +62,15 @@ impl Chain {
     }
 }
 
+/// Refuses what a reader would refuse, before it is written.
+pub(crate) fn check_size(what: &str, size: usize, max: u64) -> Result<(), Failure> {
+    if size as u64 <= max {
+        return Ok(());
+    }
+    let text = format!("{what} would have {size} bytes, more than the {max} that a reader takes");
+    Err(Failure::lasting(reasons::CAPTURE_INCOMPLETE, text))
+}
+
 /// Reads the newest generation. A document of a newer program is an error: it must not be built upon.
 pub(crate) async fn newest_chain(target: &dyn Target, home: &VolumeHome) -> Result<Chain, Failure> {
     let generations = generations(target, home).await?;
@@ -104,7 +113,9 @@ pub(crate) async fn append_image(
                 images.push(image.clone());
                 let file = other.next(home, images);
                 let key = home.chain_key(file.generation);
-                if target.put_new(&key, Bytes::from(file.to_bytes())).await? == Creation::Exists {
+                let body = Bytes::from(file.to_bytes());
+                check_size("the volume's chain file", body.len(), MAX_CHAIN)?;
+                if target.put_new(&key, body).await? == Creation::Exists {
                     continue;
                 }
                 file
@@ -228,8 +239,13 @@ async fn unlink_images(
             .collect();
         let file = chain.next(home, images);
         let key = home.chain_key(file.generation);
-        if target.put_new(&key, Bytes::from(file.to_bytes())).await? != Creation::Exists {
-            return Ok(stay);
+        match target.put_new(&key, Bytes::from(file.to_bytes())).await {
+            Ok(Creation::Exists) => {}
+            Ok(Creation::Created(_)) => return Ok(stay),
+            // Deleting is what makes space. The chain still names the images that go now; who builds upon it looks
+            // whether they are there, and the next pass takes them off.
+            Err(error) if error.kind() == ErrorKind::Full => return Ok(stay),
+            Err(error) => return Err(error.into()),
         }
     }
     Err(Failure::passing(
@@ -270,6 +286,10 @@ pub(crate) async fn erase_uncommitted(target: &dyn Target, location: &Location) 
         .into_iter()
         .map(|o| o.key)
         .collect();
+    // Committed meanwhile, or something between us and the store answers that it is not.
+    if rest.contains(&location.commit_key()) {
+        return Ok(0);
+    }
     target.delete(&rest).await?;
     Ok(rest.len())
 }

@@ -96,9 +96,14 @@ impl Neighbours {
     }
 }
 
+/// Whether nothing of this API group is ever captured, so that it does not matter when its server is away.
+pub fn ignores_group(group: &str) -> bool {
+    IGNORED_GROUPS.contains(&group)
+}
+
 /// Whether no object of this kind is ever captured, so that it need not be listed.
 pub fn ignores_kind(group: &str, kind: &str) -> bool {
-    IGNORED_GROUPS.contains(&group) || IGNORED_KINDS.contains(&(group, kind))
+    ignores_group(group) || IGNORED_KINDS.contains(&(group, kind))
 }
 
 /// Why this object is not captured by default, if so. `object` is as the API server gave it.
@@ -113,7 +118,7 @@ pub fn reason_to_ignore(object: &Value, neighbours: &Neighbours) -> Option<&'sta
     if object.pointer("/metadata/deletionTimestamp").is_some() && !claim {
         return Some("it is being deleted");
     }
-    if has_key(object, "/metadata/labels", |l| l.starts_with("holdfast.dev/")) {
+    if is_temporary(object) {
         return Some("it is a temporary object of a run");
     }
     if let Some(owner) = controller(object)
@@ -147,6 +152,19 @@ pub fn reason_to_ignore(object: &Value, neighbours: &Neighbours) -> Option<&'sta
         }
         _ => None,
     }
+}
+
+/// Whether the operator made this for a run. People may use labels of our group for their own purposes.
+fn is_temporary(object: &Value) -> bool {
+    let label = |key: &str| {
+        object
+            .pointer("/metadata/labels")
+            .and_then(|labels| labels.get(key))
+    };
+    let ours = label("app.kubernetes.io/managed-by").and_then(Value::as_str) == Some("holdfast");
+    ours && ["holdfast.dev/run", "holdfast.dev/transfer"]
+        .iter()
+        .any(|key| label(key).is_some())
 }
 
 /// Takes off what the API server sets: see the module's first lines.
@@ -186,21 +204,23 @@ fn ignored_secret(secret: &Value, name: &str) -> Option<&'static str> {
         secret,
         "/metadata/annotations/kubernetes.io~1service-account.name",
     );
-    let generated = |infix: &str| {
-        let random = name
-            .strip_prefix(account)
-            .and_then(|rest| rest.strip_prefix(infix));
-        !account.is_empty()
-            && random.is_some_and(|r| r.len() == 5 && r.bytes().all(|b| b.is_ascii_alphanumeric()))
-    };
+    let generated = !account.is_empty() && is_generated_for(account, name);
     match text(secret, "/type") {
-        SERVICE_ACCOUNT_TOKEN if generated("-token-") => Some("the cluster makes tokens of service accounts"),
-        "kubernetes.io/dockercfg" if generated("-dockercfg-") => {
-            Some("the cluster makes registry access of accounts")
-        }
+        SERVICE_ACCOUNT_TOKEN if generated => Some("the cluster makes tokens of service accounts"),
+        "kubernetes.io/dockercfg" if generated => Some("the cluster makes registry access of accounts"),
         "bootstrap.kubernetes.io/token" => Some("it lets nodes join this cluster"),
         _ => None,
     }
+}
+
+/// Whether a Secret of this name is one that the cluster makes for an account: `<account>-token-` or
+/// `<account>-dockercfg-` and five random characters.
+pub(crate) fn is_generated_for(account: &str, name: &str) -> bool {
+    let rest = name.strip_prefix(account).unwrap_or_default();
+    ["-token-", "-dockercfg-"]
+        .iter()
+        .filter_map(|infix| rest.strip_prefix(infix))
+        .any(|random| random.len() == 5 && random.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 fn ignored_endpoints(endpoints: &Value, name: &str, neighbours: &Neighbours) -> Option<&'static str> {
@@ -215,10 +235,8 @@ fn ignored_endpoints(endpoints: &Value, name: &str, neighbours: &Neighbours) -> 
 }
 
 fn is_plain_account(account: &Value) -> bool {
-    let generated = |reference: &Value| {
-        let name = text(reference, "/name");
-        name.contains("-token-") || name.contains("-dockercfg-")
-    };
+    let own_name = text(account, "/metadata/name");
+    let generated = |reference: &Value| is_generated_for(own_name, text(reference, "/name"));
     let only_generated = |field: &str| {
         account
             .get(field)
@@ -304,6 +322,32 @@ mod tests {
         ] {
             assert!(!ignores_kind(group, kind), "{group}/{kind}");
         }
+    }
+
+    #[test]
+    fn only_what_the_operator_made_for_a_run_is_temporary() {
+        let claim = |labels: Value| json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "x", "labels": labels}});
+        assert!(ignored(&claim(json!({
+            "app.kubernetes.io/managed-by": "holdfast", "holdfast.dev/transfer": "u"
+        }))));
+        for labels in [
+            json!({"holdfast.dev/tier": "gold"}),
+            json!({"holdfast.dev/run": "mine"}),
+            json!({"app.kubernetes.io/managed-by": "holdfast"}),
+        ] {
+            assert!(!ignored(&claim(labels.clone())), "{labels}");
+        }
+    }
+
+    #[test]
+    fn an_account_that_a_person_changed_is_kept() {
+        let account = |secret: &str| {
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
+                "imagePullSecrets": [{"name": secret}]})
+        };
+        assert!(ignored(&account("default-dockercfg-x7k2p")));
+        assert!(!ignored(&account("gitlab-token-pull")));
+        assert!(!ignored(&account("default-token-of-mine")));
     }
 
     #[test]

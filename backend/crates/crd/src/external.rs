@@ -110,6 +110,9 @@ pub struct SnapshotRef {
     pub name: String,
     /// Namespace.
     pub namespace: String,
+    /// UID; absent until the snapshot controller has bound the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 /// Where a content comes from.

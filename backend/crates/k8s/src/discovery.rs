@@ -31,9 +31,9 @@ pub struct ApiKind {
 }
 
 impl ApiKind {
-    /// Whether objects of the kind can be listed.
-    pub fn can_list(&self) -> bool {
-        self.verbs.iter().any(|verb| verb == verbs::LIST)
+    /// Whether the API server serves this verb for the kind.
+    pub fn can(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|served| served == verb)
     }
 
     /// `resource.group/version`, for messages.
@@ -135,9 +135,11 @@ impl ApiKinds {
         self.kinds.iter().filter(|kind| kind.preferred)
     }
 
-    /// Every namespaced kind that can be listed, each once, in its preferred version.
-    pub fn listable_namespaced(&self) -> impl Iterator<Item = &ApiKind> {
-        self.preferred().filter(|kind| kind.namespaced && kind.can_list())
+    /// Every namespaced kind whose objects can be listed and created, each once, in its preferred version. What cannot be
+    /// created (metrics, computed views) holds nothing that could be brought back.
+    pub fn storable_namespaced(&self) -> impl Iterator<Item = &ApiKind> {
+        self.preferred()
+            .filter(|kind| kind.namespaced && kind.can(verbs::LIST) && kind.can(verbs::CREATE))
     }
 
     /// The kind in exactly this version (`v1`, `apps/v1`).
@@ -288,7 +290,8 @@ mod tests {
         let all = ["list", "create", "get"];
         let core = json!({"items": [{"versions": [{"version": "v1", "freshness": "Current", "resources": [
             resource("pods", "Pod", "Namespaced", &all), resource("nodes", "Node", "Cluster", &all),
-            resource("bindings", "Binding", "Namespaced", &["create"])]}]}]});
+            resource("bindings", "Binding", "Namespaced", &["create"]),
+            resource("podmetrics", "PodMetrics", "Namespaced", &["list", "get"])]}]}]});
         let groups = json!({"items": [
             {"metadata": {"name": "autoscaling"}, "versions": [
                 {"version": "v2", "freshness": "Current", "resources": [
@@ -305,9 +308,9 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_is_listed_once_in_its_preferred_version() {
+    fn what_can_be_listed_and_created_counts_once_in_its_preferred_version() {
         let kinds = discovered();
-        let titles: Vec<_> = kinds.listable_namespaced().map(ApiKind::title).collect();
+        let titles: Vec<_> = kinds.storable_namespaced().map(ApiKind::title).collect();
         assert_eq!(
             titles,
             [

@@ -9,7 +9,7 @@ use std::io::Write;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
-use holdfast_core::capture::{Neighbours, ignores_kind, reason_to_ignore, sanitise};
+use holdfast_core::capture::{Neighbours, ignores_group, ignores_kind, reason_to_ignore, sanitise};
 use holdfast_crd::ResourceSelector;
 use holdfast_crd::names::reasons;
 use holdfast_k8s::{ApiKind, ApiKinds, ListFailure, ListFailures, is_not_found, list_kind};
@@ -50,16 +50,22 @@ pub(super) async fn capture(
     let kinds = ApiKinds::discover(&ctx.client)
         .await
         .map_err(|e| incomplete(&e, true))?;
-    if !kinds.unavailable().is_empty() {
+    let unavailable: Vec<String> = kinds
+        .unavailable()
+        .iter()
+        .filter(|version| !ignores_group(version.split('/').next().unwrap_or_default()))
+        .cloned()
+        .collect();
+    if !unavailable.is_empty() {
         let failures = ListFailures {
-            unavailable: kinds.unavailable().to_vec(),
+            unavailable,
             failed: Vec::new(),
         };
         return Err(incomplete(&failures, true));
     }
     let neighbours = neighbours(ctx, &kinds, namespace).await?;
     let mut wanted: Vec<ApiKind> = kinds
-        .listable_namespaced()
+        .storable_namespaced()
         .filter(|k| !ignores_kind(&k.resource.group, &k.resource.kind))
         .cloned()
         .collect();

@@ -6,7 +6,7 @@ use holdfast_crd::{BackupPhase, PhaseState, VolumeTransfer};
 use holdfast_k8s::set_condition;
 use holdfast_target::layout::{
     Attempt, BackupManifest, BackupType, ClusterRecord, FORMAT_VERSION, FileRecord, ImageKind, ImageRecord,
-    Location, NamespaceRecord, SourceRecord, VolumeMode, VolumeRecord,
+    Location, MAX_MANIFEST, NamespaceRecord, SourceRecord, VolumeMode, VolumeRecord,
 };
 use holdfast_target::{Creation, Target as Store};
 use jiff::Timestamp;
@@ -55,6 +55,7 @@ impl Run {
         self.still_ours().await?;
         let manifest = self.manifest(location, volumes).await?;
         let body = Bytes::from(manifest.to_bytes());
+        stored::check_size("the commit object", body.len(), MAX_MANIFEST)?;
         if store
             .put_new(&location.commit_key(), body)
             .await
@@ -99,6 +100,10 @@ impl Run {
             .cluster_wide::<Namespace>()
             .get(&self.namespace())
             .await?;
+        if namespace.metadata.deletion_timestamp.is_some() {
+            let text = "the namespace is being deleted, so its objects vanished while they were captured";
+            return Err(Failure::lasting(reasons::CAPTURE_INCOMPLETE, text));
+        }
         let file = self.status.objects_file.clone().unwrap_or_default();
         let source = |name: String, uid| SourceRecord {
             namespace: self.namespace(),

@@ -278,6 +278,8 @@ impl Run {
                 let plan = self.plan().await?;
                 let exclude = plan.spec.exclude_resources.as_ref();
                 let again = Arc::new(capture::capture(self.ctx(), &self.namespace(), exclude).await?);
+                // What was captured now must not name claims that the snapshots of before do not hold.
+                self.check_cut(&self.transfers().await?).await?;
                 self.machine.captured().insert(self.uid(), again.clone());
                 again
             }

@@ -142,8 +142,24 @@ impl Writer {
         if is_same(object, &existing) {
             return Ok(Entry::new(&object.key, Action::Skipped).because(IDENTICAL));
         }
+        if self.is_made_by_restored(object, &existing) {
+            return Ok(Entry::new(&object.key, Action::Skipped).because("its restored owner made it anew"));
+        }
         let text = "an object of this name appeared while the restore ran";
         Ok(Entry::failed(&object.key, reasons::CONFLICT, text))
+    }
+
+    /// Whether a controller was faster than we with what follows from an object that this run has written. Not so for
+    /// what holds content that a controller can't know.
+    fn is_made_by_restored(&self, object: &PlannedObject, existing: &DynamicObject) -> bool {
+        let holds_content = object.key.group.is_empty()
+            && ["Secret", "ConfigMap", "PersistentVolumeClaim"].contains(&object.key.kind.as_str());
+        let written = self.written.lock().expect("no panic while the map is held");
+        let by_restored = existing
+            .owner_references()
+            .iter()
+            .any(|owner| owner.controller == Some(true) && written.values().any(|uid| *uid == owner.uid));
+        by_restored && !holds_content
     }
 
     fn remember(&self, key: &ObjectKey, object: &DynamicObject) {
@@ -300,6 +316,8 @@ pub(super) fn is_transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => {
             matches!(status.code, 429 | 500 | 502 | 503 | 504)
+                // Writes side by side meet in a quota of the namespace.
+                || (status.code == 409 && status.reason == "Conflict")
                 || (status.code == 404 && !status.message.contains("namespaces \""))
                 || status.message.contains("failed calling webhook")
         }

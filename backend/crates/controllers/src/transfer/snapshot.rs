@@ -55,11 +55,8 @@ impl Task {
             .await
             .map_err(snapshot_failure)?;
         self.check_ours(&snapshot)?;
+        let content = self.content_of(&snapshot).await?;
         let state = snapshot.status.unwrap_or_default();
-        let content = match &state.bound_volume_snapshot_content_name {
-            Some(name) => self.contents().get_opt(name).await?,
-            None => None,
-        };
         let of_content = content.and_then(|content| content.status).unwrap_or_default();
         if let (Some(handle), Some(creation_time)) = (of_content.snapshot_handle, of_content.creation_time) {
             let restore_size = of_content.restore_size;
@@ -142,13 +139,25 @@ impl Task {
         let Some(snapshot) = self.originals().get_opt(&self.names.snapshot()).await? else {
             return Ok(None);
         };
+        self.content_of(&snapshot).await
+    }
+
+    /// The content that a snapshot of the application's namespace is bound to, if it is bound to that very snapshot: whoever
+    /// may write the snapshot's status could name the content of another namespace.
+    async fn content_of(&self, snapshot: &VolumeSnapshot) -> Result<Option<VolumeSnapshotContent>, Failure> {
         // Not written yet in the first moments: then the snapshot controller's rule for the name tells it.
         let by_rule = format!("snapcontent-{}", snapshot.uid().unwrap_or_default());
-        let name = snapshot
-            .status
-            .and_then(|status| status.bound_volume_snapshot_content_name)
+        let status = snapshot.status.as_ref();
+        let name = status
+            .and_then(|status| status.bound_volume_snapshot_content_name.clone())
             .unwrap_or(by_rule);
-        Ok(self.contents().get_opt(&name).await?)
+        let content = self.contents().get_opt(&name).await?;
+        Ok(content.filter(|content| {
+            let bound = &content.spec.volume_snapshot_ref;
+            snapshot.metadata.namespace.as_ref() == Some(&bound.namespace)
+                && snapshot.metadata.name.as_ref() == Some(&bound.name)
+                && snapshot.metadata.uid == bound.uid
+        }))
     }
 
     /// Lets go of the original pair without touching the snapshot itself. `true` when nothing is left of it.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::ObjectKey;
+use crate::capture::is_generated_for;
 
 /// Metadata that the API server or a controller sets anew.
 const CLUSTER_METADATA: [&str; 9] = [
@@ -55,14 +56,34 @@ pub fn clean_for_restore(mut object: Value, namespace: &str) -> Value {
         "Service" if core => clean_service(root),
         "Pod" if core => clean_pod(root),
         "PersistentVolumeClaim" if core => clean_claim(root),
-        "ServiceAccount" if core => {
-            // Token secrets are made anew by the cluster; the old names would point nowhere.
-            root.remove("secrets");
-        }
+        "ServiceAccount" if core => clean_account(root),
         "Job" => clean_job(root),
         _ => {}
     }
     object
+}
+
+/// Secrets that the cluster made for the account are made anew, under other names: the old ones would point nowhere. What
+/// a person listed stays.
+fn clean_account(account: &mut Map<String, Value>) {
+    let name = account
+        .get("metadata")
+        .and_then(|m| m.get("name"))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    for field in ["secrets", "imagePullSecrets"] {
+        let Some(references) = account.get_mut(field).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        references.retain(|reference| {
+            let secret = reference.get("name").and_then(Value::as_str).unwrap_or_default();
+            !is_generated_for(&name, secret)
+        });
+        if references.is_empty() {
+            account.remove(field);
+        }
+    }
 }
 
 /// Why an object is not written at all, if so.
@@ -218,6 +239,16 @@ mod tests {
             clean_for_restore(service("None"), "b").pointer("/spec/clusterIP"),
             Some(&json!("None"))
         );
+    }
+
+    #[test]
+    fn an_account_loses_only_the_secrets_that_the_cluster_made() {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"},
+            "secrets": [{"name": "robot-token-abcde"}, {"name": "linked"}],
+            "imagePullSecrets": [{"name": "robot-dockercfg-abcde"}]});
+        let cleaned = clean_for_restore(account, "b");
+        assert_eq!(cleaned.get("secrets"), Some(&json!([{"name": "linked"}])));
+        assert_eq!(cleaned.get("imagePullSecrets"), None);
     }
 
     #[test]

@@ -48,7 +48,7 @@ async fn every_object_is_listed_beyond_the_first_page_and_keeps_its_type() {
             .all(|map| map["kind"] == "ConfigMap" && map["apiVersion"] == "v1")
     );
     let deployments = kinds.find("apps/v1", "Deployment").unwrap();
-    assert!(deployments.namespaced && deployments.preferred && deployments.can_list());
+    assert!(deployments.namespaced && deployments.preferred && deployments.can("list"));
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ pub(in crate::transfer) fn content(
         volume_snapshot_ref: SnapshotRef {
             kind: Some(VolumeSnapshot::kind(&()).into_owned()),
             api_version: Some(VolumeSnapshot::api_version(&()).into_owned()),
+            uid: None,
             name: names.snapshot(),
             namespace: namespace.to_owned(),
         },
