@@ -40,6 +40,7 @@ use serde_json::json;
 
 use self::capture::Captured;
 use crate::Context;
+use crate::contain::contained;
 use crate::failure::Failure;
 use crate::phases;
 
@@ -128,7 +129,7 @@ fn on_error(backup: Arc<Backup>, failure: &Failure, machine: Arc<Machine>) -> Ac
 
 async fn reconcile(seen: Arc<Backup>, machine: Arc<Machine>) -> Result<Action, Failure> {
     let started = Instant::now();
-    let result = reconcile_fresh(&seen, &machine).await;
+    let result = contained(KIND, &seen.name_any(), Box::pin(reconcile_fresh(&seen, &machine))).await;
     machine.ctx.metrics.reconciled(KIND, started.elapsed());
     result
 }

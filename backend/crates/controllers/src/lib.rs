@@ -6,6 +6,7 @@
 //! killed at any point, the next leader goes on from what is stored.
 
 mod backup;
+mod contain;
 mod context;
 pub mod failure;
 mod metrics;

@@ -15,6 +15,7 @@ use kube::runtime::{controller, watcher};
 use kube::{Api, ResourceExt};
 
 use crate::Context;
+use crate::contain::contained;
 use crate::failure::Failure;
 use crate::spec_check;
 
@@ -81,9 +82,10 @@ fn on_error(plan: Arc<BackupPlan>, failure: &Failure, ctx: Arc<Context>) -> Acti
 
 async fn reconcile(plan: Arc<BackupPlan>, ctx: Arc<Context>) -> Result<Action, Failure> {
     let started = Instant::now();
-    let result = look(&plan, &ctx).await;
+    let look = async { look(&plan, &ctx).await.map(|()| Action::await_change()) };
+    let result = contained(KIND, &plan.name_any(), look).await;
     ctx.metrics.reconciled(KIND, started.elapsed());
-    result.map(|()| Action::await_change())
+    result
 }
 
 async fn look(plan: &BackupPlan, ctx: &Context) -> Result<(), Failure> {

@@ -44,6 +44,7 @@ use self::progress::ProgressWatch;
 pub use self::running::NEEDS_FULL;
 use self::task::Task;
 use crate::Context;
+use crate::contain::contained;
 use crate::failure::Failure;
 
 /// Kind, for logs and metrics.
@@ -102,7 +103,7 @@ fn transfer_of(pod: &Pod) -> Option<ObjectRef<VolumeTransfer>> {
 
 async fn reconcile(seen: Arc<VolumeTransfer>, machine: Arc<Machine>) -> Result<Action, Failure> {
     let started = Instant::now();
-    let result = Box::pin(reconcile_fresh(&seen, &machine)).await;
+    let result = contained(KIND, &seen.name_any(), Box::pin(reconcile_fresh(&seen, &machine))).await;
     machine.ctx.metrics.reconciled(KIND, started.elapsed());
     result
 }

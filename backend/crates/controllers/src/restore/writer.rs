@@ -7,12 +7,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use holdfast_core::restore::{ObjectKey, PlannedObject, clean_for_restore};
-use holdfast_crd::names::{annotations, reasons};
+use holdfast_crd::names::{GROUP, annotations, reasons};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{ApiCapabilities, ApiResource, Scope};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::report::{Action, Entry};
@@ -182,9 +182,13 @@ impl Writer {
         object: &PlannedObject,
     ) -> Result<(Api<DynamicObject>, DynamicObject), kube::Error> {
         let (resource, capabilities) = self.kind(&object.key).await?;
+        let definition = object.key.group == CustomResourceDefinition::group(&())
+            && resource.plural == CustomResourceDefinition::plural(&());
         let api = match capabilities.scope {
+            _ if object.key.group == GROUP => return Err(foreign(&object.key)),
             Scope::Namespaced => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
-            Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+            Scope::Cluster if definition => Api::all_with(self.client.clone(), &resource),
+            Scope::Cluster => return Err(foreign(&object.key)),
         };
         let mut manifest: DynamicObject =
             serde_json::from_value(object.manifest.clone()).map_err(kube::Error::SerdeError)?;
@@ -232,6 +236,20 @@ impl Writer {
         kinds.insert(id, found.clone());
         Ok(found)
     }
+}
+
+/// What no capture stores, but somebody with access to the target could have added: it would be written with the rights of
+/// whoever restores.
+fn foreign(key: &ObjectKey) -> kube::Error {
+    let text = format!(
+        "{key} is nothing that a backup of a namespace stores, so the point was changed on its target: restore another \
+         one, and find out who can write there"
+    );
+    kube::Error::Api(
+        kube::core::Status::failure(&text, "Forbidden")
+            .with_code(403)
+            .boxed(),
+    )
 }
 
 /// Why an object that exists is no conflict.
