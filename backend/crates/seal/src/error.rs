@@ -105,6 +105,16 @@ pub enum LayoutError {
     },
 }
 
+/// A data key was put to those of another plan.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the data key of {location} does not belong to the plan {plan} that is read")]
+pub struct OtherPlan {
+    /// The plan that is read, `<cluster>/<plan>`.
+    pub plan: String,
+    /// The backup of the key.
+    pub location: Location,
+}
+
 /// Sealed bytes cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
@@ -202,14 +212,6 @@ pub enum WrapError {
     /// A recovery key that is no second key.
     #[error("the recovery key {0} is given twice or is the plan's own; recovery needs a key of its own")]
     Duplicate(Recipient),
-    /// The data key belongs to another backup.
-    #[error("data key {key} cannot be wrapped for {location}: it belongs to another backup")]
-    OtherBackup {
-        /// The data key.
-        key: KeyId,
-        /// The backup it should be wrapped for.
-        location: Location,
-    },
 }
 
 /// A wrapped key cannot be unwrapped, or must not be used.

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::error::{NameError, SealError};
+use crate::error::{NameError, OtherPlan, SealError};
 
 /// Fills a buffer with random bytes of the operating system.
 ///
@@ -75,7 +75,7 @@ impl fmt::Display for KeyId {
 }
 
 /// Where a backup lies, `<cluster>/<plan>/<backup>`, each part as a [`KeyId`]: what a wrapped key is made for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Location {
     text: String,
     key: KeyId,
@@ -92,6 +92,12 @@ impl Location {
     #[must_use]
     pub fn key_id(&self) -> &KeyId {
         &self.key
+    }
+
+    /// The plan it belongs to, `<cluster>/<plan>`.
+    #[must_use]
+    pub fn plan(&self) -> &str {
+        &self.text[..self.text.len() - self.key.as_str().len() - 1]
     }
 }
 
@@ -116,34 +122,40 @@ impl fmt::Display for Location {
     }
 }
 
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// The data key of one backup: 32 random bytes under which everything is sealed that the backup stores.
 ///
 /// It is zeroed when dropped and shown only by [`to_hex`](Self::to_hex).
 pub struct DataKey {
-    id: KeyId,
+    location: Location,
     secret: SecretBox<[u8; 32]>,
 }
 
 impl DataKey {
-    /// A new random key for the backup with this UID.
+    /// A new random key for the backup at this location.
     ///
     /// # Panics
     /// When the operating system gives no random bytes.
     #[must_use]
-    pub fn generate(id: KeyId) -> Self {
+    pub fn generate(location: Location) -> Self {
         let secret = SecretBox::init_with_mut(|bytes: &mut [u8; 32]| random(bytes));
-        Self { id, secret }
+        Self { location, secret }
     }
 
     /// A key from its 64 hexadecimal digits: how it reaches a process that seals, through a Secret.
     ///
     /// # Errors
     /// [`SealError::DataKey`]: the text is something else.
-    pub fn from_hex(id: KeyId, text: &str) -> Result<Self, SealError> {
+    pub fn from_hex(location: Location, text: &str) -> Result<Self, SealError> {
         let mut bytes = Zeroizing::new([0; 32]);
         hex::decode_to_slice(text, bytes.as_mut()).map_err(|_| SealError::DataKey)?;
         let secret = SecretBox::init_with_mut(|secret: &mut [u8; 32]| *secret = *bytes);
-        Ok(Self { id, secret })
+        Ok(Self { location, secret })
     }
 
     /// The key as 64 lower-case hexadecimal digits.
@@ -155,7 +167,13 @@ impl DataKey {
     /// What it is called.
     #[must_use]
     pub fn id(&self) -> &KeyId {
-        &self.id
+        &self.location.key
+    }
+
+    /// The backup it was made for.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.location
     }
 
     pub(crate) fn expose(&self) -> &[u8; 32] {
@@ -165,30 +183,53 @@ impl DataKey {
 
 impl fmt::Debug for DataKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DataKey").field(&self.id).finish_non_exhaustive()
+        f.debug_tuple("DataKey")
+            .field(&self.location)
+            .finish_non_exhaustive()
     }
 }
 
-/// The data keys a reader has.
+/// The data keys of one plan that a reader has.
+///
+/// Never of two plans: whoever owns a plan can seal a document for any place, under a data key of his own. A reader that
+/// looked for the key by its name alone would take it for authentic.
 #[derive(Debug, Default)]
 pub struct KeyRing(BTreeMap<KeyId, DataKey>);
 
 impl KeyRing {
-    /// Adds a key; one of the same name is replaced.
-    pub fn insert(&mut self, key: DataKey) {
-        self.0.insert(key.id.clone(), key);
+    /// A ring with these keys.
+    ///
+    /// # Errors
+    /// [`OtherPlan`].
+    pub fn of(keys: impl IntoIterator<Item = DataKey>) -> Result<Self, OtherPlan> {
+        let mut ring = Self::default();
+        for key in keys {
+            ring.insert(key)?;
+        }
+        Ok(ring)
+    }
+
+    /// Adds a key; one of the same backup is replaced. The first one says which plan it is.
+    ///
+    /// # Errors
+    /// [`OtherPlan`]: the ring stays as it was.
+    pub fn insert(&mut self, key: DataKey) -> Result<(), OtherPlan> {
+        match self.0.values().next() {
+            Some(first) if first.location.plan() != key.location.plan() => Err(OtherPlan {
+                plan: first.location.plan().to_owned(),
+                location: key.location,
+            }),
+            _ => {
+                self.0.insert(key.id().clone(), key);
+                Ok(())
+            }
+        }
     }
 
     /// The key of this name, if it is there.
     #[must_use]
     pub fn get(&self, id: &KeyId) -> Option<&DataKey> {
         self.0.get(id)
-    }
-}
-
-impl FromIterator<DataKey> for KeyRing {
-    fn from_iter<I: IntoIterator<Item = DataKey>>(keys: I) -> Self {
-        Self(keys.into_iter().map(|key| (key.id.clone(), key)).collect())
     }
 }
 
@@ -208,24 +249,41 @@ mod tests {
         }
         let location: Location = "c-1/p-2/b-3".parse().unwrap();
         assert_eq!(location.key_id().as_str(), "b-3");
+        assert_eq!(location.plan(), "c-1/p-2");
         assert_eq!(location.to_string(), "c-1/p-2/b-3");
     }
 
     #[test]
     fn data_key_is_random_and_not_shown() {
-        let id: KeyId = "b-3".parse().unwrap();
-        let (one, two) = (DataKey::generate(id.clone()), DataKey::generate(id.clone()));
+        let location: Location = "c/p/b-3".parse().unwrap();
+        let [one, two] = [0, 1].map(|_| DataKey::generate(location.clone()));
         assert_ne!(one.expose(), two.expose());
         assert_ne!(one.expose(), &[0; 32]);
         let text = one.to_hex();
-        assert_eq!(format!("{one:?}"), "DataKey(KeyId(\"b-3\"), ..)");
-        let again = DataKey::from_hex(id.clone(), text.expose_secret()).unwrap();
+        assert_eq!(format!("{one:?}"), "DataKey(c/p/b-3, ..)");
+        let again = DataKey::from_hex(location.clone(), text.expose_secret()).unwrap();
         assert_eq!(again.expose(), one.expose());
         for bad in ["", "00", &"g".repeat(64), &"0".repeat(65), &"0".repeat(66)] {
             assert_eq!(
-                DataKey::from_hex(id.clone(), bad).unwrap_err(),
+                DataKey::from_hex(location.clone(), bad).unwrap_err(),
                 SealError::DataKey
             );
         }
+    }
+
+    #[test]
+    fn a_ring_holds_the_keys_of_one_plan() {
+        let key = |location: &str| DataKey::generate(location.parse().unwrap());
+        let mut ring = KeyRing::of([key("c/p/b-1"), key("c/p/b-2")]).unwrap();
+        for other in ["c/q/b-3", "d/p/b-3", "c/p-2/b-1"] {
+            let refused = ring.insert(key(other)).unwrap_err();
+            assert_eq!(refused.plan, "c/p");
+            assert_eq!(refused.location.as_str(), other);
+        }
+        assert!(ring.get(&"b-3".parse().unwrap()).is_none());
+        // The same name in another plan does not replace ours.
+        let ours = ring.get(&"b-1".parse().unwrap()).unwrap();
+        assert_eq!(ours.location().plan(), "c/p");
+        assert!(ring.insert(key("c/p/b-3")).is_ok());
     }
 }

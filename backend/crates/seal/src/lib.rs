@@ -36,7 +36,8 @@ mod vectors;
 
 pub use document::{MAX_DOCUMENT_HEAD, open_document, peek, seal_document};
 pub use error::{
-    KeyTextError, LayoutError, NameError, OpenError, RewrapError, SealError, UnwrapError, WrapError,
+    KeyTextError, LayoutError, NameError, OpenError, OtherPlan, RewrapError, SealError, UnwrapError,
+    WrapError,
 };
 pub use identity::{PlanKey, Recipient, RecoveryKey};
 pub use key::{DataKey, KeyId, KeyRing, Location};

@@ -45,25 +45,14 @@ struct Version {
     format: u64,
 }
 
-/// Wraps the data key of the backup at `location` for its plan and for the recovery keys.
+/// Wraps a data key for its plan and for the recovery keys.
 ///
 /// # Errors
 /// [`WrapError`].
 ///
 /// # Panics
 /// When the operating system gives no random bytes.
-pub fn wrap(
-    key: &DataKey,
-    location: &Location,
-    plan: &PlanKey,
-    recovery: &[Recipient],
-) -> Result<Vec<u8>, WrapError> {
-    if key.id() != location.key_id() {
-        return Err(WrapError::OtherBackup {
-            key: key.id().clone(),
-            location: location.clone(),
-        });
-    }
+pub fn wrap(key: &DataKey, plan: &PlanKey, recovery: &[Recipient]) -> Result<Vec<u8>, WrapError> {
     if recovery.is_empty() {
         return Err(WrapError::NoRecovery);
     }
@@ -78,19 +67,19 @@ pub fn wrap(
             return Err(WrapError::Duplicate(recipient.clone()));
         }
     }
-    let content = content(key, location, plan);
+    let content = content(key, plan);
     Ok(encrypt(&recipients, &content).expect("writing to memory for recipients of one kind does not fail"))
 }
 
 /// The line inside. All buffers that hold the key are zeroed.
-pub(crate) fn content(key: &DataKey, location: &Location, plan: &PlanKey) -> Zeroizing<Vec<u8>> {
-    let proof = hmac::sign(&proof_key(plan), &proof_message(location.as_str(), key.expose()));
+pub(crate) fn content(key: &DataKey, plan: &PlanKey) -> Zeroizing<Vec<u8>> {
+    let proof = hmac::sign(&proof_key(plan), &proof_message(key));
     // Room for all of it, so that no copy stays behind in a buffer that was outgrown.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_CONTENT));
     let hex_key = key.to_hex();
     let content = Content {
         format: FORMAT,
-        location: location.as_str(),
+        location: key.location().as_str(),
         key: hex_key.expose_secret(),
         proof: &hex::encode(proof),
     };
@@ -118,8 +107,8 @@ fn encrypt(recipients: &[Recipient], content: &[u8]) -> io::Result<Vec<u8>> {
 pub fn unwrap_with_plan(bytes: &[u8], location: &Location, plan: &PlanKey) -> Result<DataKey, UnwrapError> {
     let line = decrypt(bytes, plan.age())?;
     let (key, proof) = parse(&line, location)?;
-    let message = proof_message(location.as_str(), key.expose());
-    hmac::verify(&proof_key(plan), &message, &proof).map_err(|_| UnwrapError::Forged(location.clone()))?;
+    hmac::verify(&proof_key(plan), &proof_message(&key), &proof)
+        .map_err(|_| UnwrapError::Forged(location.clone()))?;
     Ok(key)
 }
 
@@ -161,7 +150,7 @@ pub fn rewrap(
     recovery: &[Recipient],
 ) -> Result<Vec<u8>, RewrapError> {
     let key = unwrap_with_plan(bytes, location, old)?;
-    Ok(wrap(&key, location, new, recovery)?)
+    Ok(wrap(&key, new, recovery)?)
 }
 
 fn decrypt(bytes: &[u8], identity: &x25519::Identity) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
@@ -219,7 +208,7 @@ fn parse(line: &[u8], location: &Location) -> Result<(DataKey, [u8; 32]), Unwrap
     }
     let mut proof = [0; 32];
     hex::decode_to_slice(content.proof, &mut proof).map_err(|_| damaged.clone())?;
-    let key = DataKey::from_hex(location.key_id().clone(), content.key).map_err(|_| damaged)?;
+    let key = DataKey::from_hex(location.clone(), content.key).map_err(|_| damaged)?;
     Ok((key, proof))
 }
 
@@ -231,6 +220,7 @@ fn proof_key(plan: &PlanKey) -> hmac::Key {
         .into()
 }
 
-fn proof_message(location: &str, key: &[u8; 32]) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new([PROOF_PREFIX, location.as_bytes(), &[0], key].concat())
+fn proof_message(key: &DataKey) -> Zeroizing<Vec<u8>> {
+    let location = key.location().as_str().as_bytes();
+    Zeroizing::new([PROOF_PREFIX, location, &[0], key.expose()].concat())
 }

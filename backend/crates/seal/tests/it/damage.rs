@@ -48,7 +48,7 @@ fn sample() -> (Object, KeyRing) {
         (&regions[1], 0..SEGMENT as u64 + 700),
         (&regions[2], 0..2 * SEGMENT as u64),
     ]);
-    (object, keys.into_iter().collect())
+    (object, KeyRing::of(keys).unwrap())
 }
 
 /// The segments as stored.
@@ -151,7 +151,7 @@ proptest! {
         if id {
             bytes.splice(8.min(bytes.len())..8.min(bytes.len()), *b"\x03b-1");
         }
-        let ring = KeyRing::from_iter([data_key("b-1")]);
+        let ring = KeyRing::of([data_key("b-1")]).unwrap();
         let _ = peek(&bytes);
         prop_assert!(open_document("key", &bytes, &ring, u64::MAX).is_err());
     }
@@ -172,7 +172,7 @@ fn each_bit_of_a_document_counts() {
     let key = data_key("b-1");
     let sealed = seal_document(&key, "a/b.json", b"{\"format\":1}").unwrap();
     // Another key by each name that one flipped bit could make of ours must not help.
-    let ring = KeyRing::from_iter([key]);
+    let ring = KeyRing::of([key]).unwrap();
     for at in 0..sealed.len() {
         for bit in 0..8 {
             let mut changed = sealed.clone();
@@ -189,7 +189,7 @@ fn each_bit_of_a_document_counts() {
 #[test]
 fn a_document_belongs_to_its_place() {
     let key = data_key("b-1");
-    let ring = KeyRing::from_iter([copy(&key)]);
+    let ring = KeyRing::of([copy(&key)]).unwrap();
     let document = seal_document(&key, "points/a/backup.json", b"one").unwrap();
     for place in [
         "points/b/backup.json",
@@ -216,7 +216,7 @@ fn a_document_cut_off_anywhere_is_refused() {
     let key = data_key("b-1");
     let plain = noise(5, 2 * SEGMENT + 10);
     let document = seal_document(&key, "k", &plain).unwrap();
-    let ring = KeyRing::from_iter([key]);
+    let ring = KeyRing::of([key]).unwrap();
     let head = document.len() - (2 * SEALED_SEGMENT + 10 + TAG);
     let edges = [
         head,
@@ -283,7 +283,7 @@ fn other_objects_are_told_from_sealed_ones() {
 #[test]
 fn ends_of_regions_cannot_be_forged() {
     let key = data_key("b-1");
-    let ring = KeyRing::from_iter([copy(&key)]);
+    let ring = KeyRing::of([copy(&key)]).unwrap();
     let seal = |seed| Object::seal(&key, noise(seed, 2 * SEGMENT));
     let (object, other) = (seal(1), seal(2));
     // Half of the region as the whole: a layout that says so is refused, since that segment was not sealed as last.
@@ -314,7 +314,7 @@ fn ends_of_regions_cannot_be_forged() {
 #[test]
 fn a_wrong_data_key_opens_nothing() {
     let (object, _) = sample();
-    let wrong: KeyRing = ["b-1", "b-2"].map(data_key).into_iter().collect();
+    let wrong = KeyRing::of(["b-1", "b-2"].map(data_key)).unwrap();
     let error = open_all(&object, &wrong, &object.sealed).unwrap_err();
     assert!(error.to_string().contains("belongs to another data key"));
     let key: DataKey = data_key("b-1");

@@ -4,5 +4,6 @@
 
 mod damage;
 mod model;
+mod second_reader;
 mod support;
 mod wrapped;

@@ -84,7 +84,7 @@ proptest! {
         let text = serde_json::to_string(&layout).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Layout>(&text).unwrap(), &layout);
         let object = Object { plain, sealed, layout };
-        let ring = KeyRing::from_iter([key]);
+        let ring = KeyRing::of([key]).unwrap();
         check_range(&object, &ring, &(0..object.layout.plain_len()), &splits);
         for (from, to) in ranges {
             check_range(&object, &ring, &range_of(object.layout.plain_len(), from, to), &splits);
@@ -106,7 +106,7 @@ proptest! {
             .zip(seed..=u64::MAX)
             .map(|((key, len), seed)| Object::seal(&keys[*key], noise(seed, *len)))
             .collect();
-        let ring: KeyRing = keys.iter().map(copy).collect();
+        let ring = KeyRing::of(keys.iter().map(copy)).unwrap();
         for merge in merges {
             let cuts = merge.iter().map(|(object, from, to)| {
                 let object = object.get(&objects);
@@ -144,7 +144,7 @@ proptest! {
         let mut sealer = Sealer::new(&key);
         sealer.push(&plain[done.plain_len() as usize..], &mut sealed).unwrap();
         let layout = Layout::concat([&done, &sealer.finish(&mut sealed).unwrap()]).unwrap();
-        let ring = KeyRing::from_iter([key]);
+        let ring = KeyRing::of([key]).unwrap();
         let all = 0..layout.plain_len();
         let opened = layout.unlock(&ring).unwrap().open(&all, sealed).unwrap();
         prop_assert!(opened == plain);
@@ -158,7 +158,7 @@ proptest! {
         prop_assert_eq!(&peek(&sealed).unwrap(), key.id());
         let head = &sealed[..sealed.len().min(holdfast_seal::MAX_DOCUMENT_HEAD)];
         prop_assert_eq!(&peek(head).unwrap(), key.id());
-        let ring = KeyRing::from_iter([key]);
+        let ring = KeyRing::of([key]).unwrap();
         prop_assert!(open_document(&context, &sealed, &ring, len as u64).unwrap() == plain);
         if len > 0 {
             prop_assert_eq!(
@@ -196,7 +196,7 @@ fn segments_are_sealed_and_opened_on_many_threads() {
         sealed,
         layout,
     };
-    let ring = KeyRing::from_iter([key]);
+    let ring = KeyRing::of([key]).unwrap();
     check_range(&object, &ring, &(0..object.layout.plain_len()), &[]);
     let unlocked = object.layout.unlock(&ring).unwrap();
     let mut stored = object.sealed.clone();
@@ -253,12 +253,12 @@ fn a_missing_key_is_refused_before_a_byte_is_read() {
         ];
         Object::copied(objects.iter().map(|object| (object, 0..SEGMENT as u64)))
     };
-    let mut ring = KeyRing::from_iter([one]);
+    let mut ring = KeyRing::of([one]).unwrap();
     let error = merged.layout.unlock(&ring).unwrap_err();
     assert_eq!(error, OpenError::NoKey("b-2".parse().unwrap()));
     assert!(error.to_string().contains("b-2") && error.to_string().contains("recovery key"));
     let document = seal_document(&two, "key", b"x").unwrap();
     assert_eq!(open_document("key", &document, &ring, 9).unwrap_err(), error);
-    ring.insert(two);
+    ring.insert(two).unwrap();
     check_range(&merged, &ring, &(0..2 * SEGMENT as u64), &[]);
 }

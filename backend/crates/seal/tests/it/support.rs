@@ -19,13 +19,13 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 pub(crate) fn data_key(id: &str) -> DataKey {
-    DataKey::generate(id.parse().unwrap())
+    DataKey::generate(format!("c-1/p-1/{id}").parse().unwrap())
 }
 
 /// The same key again: they cannot be cloned.
 pub(crate) fn copy(key: &DataKey) -> DataKey {
     use secrecy::ExposeSecret as _;
-    DataKey::from_hex(key.id().clone(), key.to_hex().expose_secret()).unwrap()
+    DataKey::from_hex(key.location().clone(), key.to_hex().expose_secret()).unwrap()
 }
 
 /// An object as stored, with what it should read as.
