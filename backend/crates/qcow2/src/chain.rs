@@ -48,6 +48,11 @@ impl ResolvedSpan {
         Self::default()
     }
 
+    /// The cluster at a position of the span, counted from 0; `None` behind the last one.
+    pub(crate) fn get(&self, position: usize) -> Option<Source> {
+        self.sources.get(position).copied()
+    }
+
     /// Every cluster of the span in ascending order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (ClusterIndex, Source)> + '_ {
         let first = self.first;
@@ -64,7 +69,14 @@ impl<R: ReadAt> Chain<R> {
     /// # Errors
     /// [`ChainError`] when they cannot belong together.
     pub fn new(images: Vec<Image<R>>) -> Result<Self, ChainError> {
-        check_members(images.iter().map(|image| (*image.geometry(), image.is_overlay())))?;
+        Self::part(images, false)
+    }
+
+    /// Like [`new`](Self::new); with `below` the members lie on something that is no part of this, which then decides
+    /// about every cluster that is unallocated here.
+    pub(crate) fn part(images: Vec<Image<R>>, below: bool) -> Result<Self, ChainError> {
+        let members = images.iter().map(|image| (*image.geometry(), image.is_overlay()));
+        check_members(members, below)?;
         Ok(Self { images })
     }
 
@@ -133,14 +145,16 @@ impl<R: ReadAt> Chain<R> {
     }
 }
 
-/// Rules for images and for indexes alike; each member with what it says about being an overlay.
+/// Rules for images and for indexes alike; each member with what it says about being an overlay. With `below` the
+/// oldest has to be one too.
 pub(crate) fn check_members(
     members: impl ExactSizeIterator<Item = (Geometry, bool)>,
+    below: bool,
 ) -> Result<(), ChainError> {
     let count = members.len();
     let mut above: Option<Geometry> = None;
     for (member, (geometry, overlay)) in members.enumerate() {
-        if overlay == (member + 1 == count) {
+        if overlay != (below || member + 1 < count) {
             return Err(ChainError::Order {
                 member,
                 members: count,

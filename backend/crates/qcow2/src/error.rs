@@ -187,7 +187,7 @@ pub enum ChainError {
         /// Virtual size of the member above it.
         newer: u64,
     },
-    /// Every member but the oldest has a backing file, and the oldest has none.
+    /// Every member but the oldest has a backing file. The oldest has none, unless something lies below the members.
     #[error("member {member} of {members} is at the wrong place of its chain (overlay: {overlay})")]
     Order {
         /// Position in the chain, newest is 0.
@@ -276,6 +276,37 @@ pub enum IndexError {
         /// Spans the disk has.
         spans: u64,
     },
+}
+
+/// A run of images cannot be merged.
+#[derive(Debug, Error)]
+pub enum MergeError {
+    /// A member cannot be read, or is an image that was not written by this system; the position is that in the run.
+    #[error(transparent)]
+    Member(#[from] MemberError<ReadError>),
+    /// The merged image would be none that QCOW2 can hold.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The rules contradict each other.
+    #[error("the rules for the pieces of a merge contradict each other: {0}")]
+    Rules(&'static str),
+    /// The merged image would consist of more pieces than the rules allow, however they are cut.
+    #[error("the merged image needs {needed} pieces, more than {limit}")]
+    TooManyPieces {
+        /// Pieces needed at least.
+        needed: u64,
+        /// Pieces allowed.
+        limit: u32,
+    },
+    /// So many clusters share the same payload that a refcount overflows. None of our images does that once.
+    #[error("more than 65535 clusters share the payload that would lie at {offset}")]
+    SharedPayload {
+        /// Offset in the merged file.
+        offset: u64,
+    },
+    /// The members' tables were not the same when they were read again.
+    #[error("the tables of the merged images changed while they were read")]
+    Changed,
 }
 
 /// What went wrong in which member of a chain.

@@ -324,8 +324,8 @@ pub(crate) struct HeadLayout {
 }
 
 impl HeadLayout {
-    /// Lays out the head of an image whose body may hold every cluster at its largest.
-    pub(crate) fn new(geometry: &Geometry, min_head: u64) -> Self {
+    /// Lays out the head of an image whose body may hold every cluster at its largest and `extra` bytes besides.
+    pub(crate) fn new(geometry: &Geometry, min_head: u64, extra: u64) -> Self {
         let cluster_size = geometry.cluster_size();
         let cluster = cluster_size.bytes();
         let l1_clusters = cluster_size.count(geometry.spans() * ENTRY_BYTES);
@@ -334,7 +334,8 @@ impl HeadLayout {
         let counted_by_block = cluster / 2;
         // The largest payload, plus for each span an L2 table and the padding before it.
         let payload = geometry.clusters() * (cluster + l2::SECTOR);
-        let body_without_blocks = cluster_size.count(payload) + 2 * geometry.spans();
+        let body_without_blocks =
+            cluster_size.count(payload) + 2 * geometry.spans() + cluster_size.count(extra);
         let mut table_clusters = 1;
         loop {
             let tables_end = refcount_table_offset + cluster * table_clusters;
@@ -362,15 +363,32 @@ impl HeadLayout {
         self.max_file_size <= l2::max_compressed_offset(cluster_size)
             && self.refcount_table_clusters * cluster_size.bytes() <= MAX_REFCOUNT_TABLE_BYTES
     }
+
+    /// The finished head: bytes 0 to `body_start` of the file.
+    pub(crate) fn write(
+        &self,
+        geometry: &Geometry,
+        backing: Option<&ImageName>,
+        l1: &[u64],
+        refcount_table: &[u64],
+    ) -> Vec<u8> {
+        let mut head = vec![0; self.body_start as usize];
+        encode(&mut head, geometry, self, backing);
+        put_table(&mut head, self.l1_offset, l1);
+        put_table(&mut head, self.refcount_table_offset, refcount_table);
+        head
+    }
+}
+
+fn put_table(head: &mut [u8], offset: u64, entries: &[u64]) {
+    let slots = head[offset as usize..].chunks_exact_mut(ENTRY_BYTES as usize);
+    for (slot, entry) in slots.zip(entries) {
+        slot.copy_from_slice(&entry.to_be_bytes());
+    }
 }
 
 /// Writes header, extensions and backing name into the first cluster of a head.
-pub(crate) fn encode(
-    first: &mut [u8],
-    geometry: &Geometry,
-    layout: &HeadLayout,
-    backing: Option<&ImageName>,
-) {
+fn encode(first: &mut [u8], geometry: &Geometry, layout: &HeadLayout, backing: Option<&ImageName>) {
     let mut put = |at: usize, bytes: &[u8]| first[at..at + bytes.len()].copy_from_slice(bytes);
     let l1_entries = u32::try_from(geometry.spans()).expect("a geometry has at most 4 Mi spans");
     let table_clusters =
@@ -450,7 +468,7 @@ mod tests {
         let mut sizes = [0; 5];
         for spans in (7000..8300).chain([16_000, 24_000]) {
             let geometry = Geometry::new(spans << 25, cluster_size).expect("a valid disk");
-            let layout = HeadLayout::new(&geometry, 0);
+            let layout = HeadLayout::new(&geometry, 0, 0);
             let (clusters, blocks) = worst_case(&geometry, &layout);
             assert!(clusters << 14 <= layout.max_file_size, "{spans}");
             assert!(

@@ -17,11 +17,13 @@ use crate::io::{be32, be64};
 mod merge;
 mod page;
 mod reader;
+mod rewrite;
 mod writer;
 
 pub use merge::{EffectiveSpan, MergedIndex};
 pub use page::IndexPage;
 pub use reader::Index;
+pub use rewrite::IndexMerge;
 pub use writer::IndexWriter;
 
 const HEADER_MAGIC: &[u8; 4] = b"HFIX";

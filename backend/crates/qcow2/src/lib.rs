@@ -10,6 +10,9 @@
 //! * the **index**, the state and BLAKE3 hash of every cluster the image holds, written by [`IndexWriter`] and read by
 //!   [`Index`] (one file) and [`MergedIndex`] (a chain's effective content).
 //!
+//! Neighbouring images of a chain become one by a [`Merge`], which plans how their data move inside the store, and an
+//! [`IndexMerge`].
+//!
 //! Everything is processed one *span* at a time, the part of the virtual disk that one L2 table describes
 //! (512 MiB at 64 KiB clusters), so memory follows the cluster size and never the volume.
 //!
@@ -25,19 +28,22 @@ pub mod header;
 pub mod index;
 pub mod io;
 pub mod l2;
+pub mod merge;
 pub mod reader;
 pub mod writer;
 
 pub use chain::{Chain, ResolvedSpan, Source};
 pub use codec::{Compression, Compressor, Decompressor, cluster_hash, is_zero};
 pub use digest::Digest;
-pub use error::{ChainError, CodecError, IndexError, MemberError, ReadError, WriteError};
+pub use error::{ChainError, CodecError, IndexError, MemberError, MergeError, ReadError, WriteError};
 pub use geometry::{ClusterIndex, ClusterSize, Geometry, SpanIndex};
 pub use header::ImageName;
 pub use index::{
-    ClusterState, EffectiveSpan, Index, IndexPage, IndexSpec, IndexSummary, IndexWriter, MergedIndex,
+    ClusterState, EffectiveSpan, Index, IndexMerge, IndexPage, IndexSpec, IndexSummary, IndexWriter,
+    MergedIndex,
 };
 pub use io::{BodySink, ReadAt};
 pub use l2::{Extent, Mapping};
+pub use merge::{Merge, MergeOutcome, MergePiece, MergeRules, MergeSurvey, PieceContent, Run};
 pub use reader::{Image, SpanMap};
 pub use writer::{Finished, ImageSpec, ImageSummary, ImageWriter, Payload};

@@ -11,7 +11,7 @@
 use crate::digest::{Digest, TableChain};
 use crate::error::WriteError;
 use crate::geometry::{ClusterIndex, ClusterSize, ENTRY_BYTES, Geometry, SpanIndex};
-use crate::header::{self, HeadLayout, ImageName};
+use crate::header::{HeadLayout, ImageName};
 use crate::io::{BodySink, append_zeros};
 use crate::l2::{self, SECTOR};
 
@@ -60,7 +60,7 @@ pub struct ImageSummary {
     pub data_clusters: u64,
     /// Explicit zero clusters.
     pub zero_clusters: u64,
-    /// Bytes of payload, padding to sectors included.
+    /// Bytes of payload that the tables name, padding to sectors included.
     pub payload_bytes: u64,
 }
 
@@ -116,7 +116,7 @@ impl ImageWriter {
         if spec.min_head > MAX_MIN_HEAD {
             return Err(WriteError::HeadTooLarge(spec.min_head));
         }
-        let layout = HeadLayout::new(&geometry, spec.min_head);
+        let layout = HeadLayout::new(&geometry, spec.min_head, 0);
         if !layout.is_addressable(spec.cluster_size) {
             return Err(WriteError::TooLarge(spec.virtual_size));
         }
@@ -202,12 +202,10 @@ impl ImageWriter {
         self.refcounts
             .write_all(&mut self.position, &mut self.tables, out);
 
-        let mut head = vec![0; self.layout.body_start as usize];
-        header::encode(&mut head, &self.geometry, &self.layout, self.backing.as_ref());
-        put_table(&mut head, self.layout.l1_offset, &self.l1);
-        put_table(
-            &mut head,
-            self.layout.refcount_table_offset,
+        let head = self.layout.write(
+            &self.geometry,
+            self.backing.as_ref(),
+            &self.l1,
             self.refcounts.table(),
         );
         let tables = self
@@ -284,11 +282,4 @@ fn align(position: &mut u64, cluster_size: ClusterSize, out: &mut impl BodySink)
     let aligned = position.next_multiple_of(cluster_size.bytes());
     append_zeros(out, aligned - *position);
     *position = aligned;
-}
-
-fn put_table(head: &mut [u8], offset: u64, entries: &[u64]) {
-    let slots = head[offset as usize..].chunks_exact_mut(ENTRY_BYTES as usize);
-    for (slot, entry) in slots.zip(entries) {
-        slot.copy_from_slice(&entry.to_be_bytes());
-    }
 }

@@ -11,6 +11,7 @@ use crate::io::ReadAt;
 #[derive(Debug)]
 pub struct MergedIndex<R> {
     indexes: Vec<Index<R>>,
+    below: bool,
 }
 
 /// What a chain holds in one span. Reuse it: it keeps its memory.
@@ -51,12 +52,29 @@ impl<R: ReadAt> MergedIndex<R> {
     /// # Errors
     /// [`ChainError`] when they cannot belong together.
     pub fn new(indexes: Vec<Index<R>>) -> Result<Self, ChainError> {
-        check_members(
-            indexes
-                .iter()
-                .map(|index| (*index.geometry(), index.spec().overlay)),
-        )?;
-        Ok(Self { indexes })
+        Self::checked(indexes, false)
+    }
+
+    /// The indexes of neighbouring overlays with more images below them, newest first. A cluster that none of them
+    /// holds is then decided below.
+    ///
+    /// # Errors
+    /// [`ChainError`] when they cannot belong together.
+    pub fn overlays(indexes: Vec<Index<R>>) -> Result<Self, ChainError> {
+        Self::checked(indexes, true)
+    }
+
+    fn checked(indexes: Vec<Index<R>>, below: bool) -> Result<Self, ChainError> {
+        let members = indexes
+            .iter()
+            .map(|index| (*index.geometry(), index.spec().overlay));
+        check_members(members, below)?;
+        Ok(Self { indexes, below })
+    }
+
+    /// Whether more images lie below the members.
+    pub(super) const fn has_below(&self) -> bool {
+        self.below
     }
 
     /// The members, newest first.

@@ -10,6 +10,8 @@ use holdfast_qcow2::{
 
 use crate::support::*;
 
+mod merge;
+
 /// A source that fails the test when a read leaves the file, and remembers the largest read.
 struct Probe<'a> {
     bytes: &'a [u8],

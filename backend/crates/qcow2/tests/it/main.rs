@@ -5,6 +5,7 @@
 mod damage;
 mod foreign;
 mod index;
+mod merge;
 mod model;
 mod oracle;
 mod support;

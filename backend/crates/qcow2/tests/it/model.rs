@@ -108,16 +108,6 @@ fn verify(layers: &[Layer], stored: &[Stored]) {
     );
 }
 
-/// A cluster was cut at the end of the disk as it was when its layer was written.
-fn geometry_of(layers: &[Layer], cluster: u64, newest: &Geometry) -> Geometry {
-    let layer = layers
-        .iter()
-        .rev()
-        .find(|layer| layer.clusters.contains_key(&cluster))
-        .unwrap();
-    Geometry::new(layer.virtual_size, newest.cluster_size()).unwrap()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -144,22 +134,6 @@ proptest! {
         let geometry = Geometry::new(layers.last().unwrap().virtual_size, cluster_size).unwrap();
         write_grown_raw(&layers, &geometry, &raw);
         compare(&newest, &raw);
-    }
-}
-
-/// Like [`write_raw`], but every cluster is cut where its own layer's disk ended.
-fn write_grown_raw(layers: &[Layer], geometry: &Geometry, path: &std::path::Path) {
-    use std::os::unix::fs::FileExt;
-    let file = std::fs::File::create(path).unwrap();
-    file.set_len(geometry.virtual_size()).unwrap();
-    for cluster in 0..geometry.clusters() {
-        if let Some(content @ (Content::Mixed(_) | Content::Noise(_))) = effective(layers, cluster) {
-            let own = geometry_of(layers, cluster, geometry);
-            let used = own.bytes_of(ClusterIndex(cluster)) as usize;
-            let raw = content.bytes(&own, cluster);
-            file.write_all_at(&raw[..used], geometry.offset_of(ClusterIndex(cluster)))
-                .unwrap();
-        }
     }
 }
 

@@ -236,6 +236,31 @@ pub(crate) fn write_raw(layers: &[Layer], geometry: &Geometry, path: &Path) {
     }
 }
 
+/// A cluster was cut at the end of the disk as it was when its layer was written.
+pub(crate) fn geometry_of(layers: &[Layer], cluster: u64, newest: &Geometry) -> Geometry {
+    let layer = layers
+        .iter()
+        .rev()
+        .find(|layer| layer.clusters.contains_key(&cluster))
+        .unwrap();
+    Geometry::new(layer.virtual_size, newest.cluster_size()).unwrap()
+}
+
+/// Like [`write_raw`], but every cluster is cut where its own layer's disk ended.
+pub(crate) fn write_grown_raw(layers: &[Layer], geometry: &Geometry, path: &Path) {
+    let file = File::create(path).unwrap();
+    file.set_len(geometry.virtual_size()).unwrap();
+    for cluster in 0..geometry.clusters() {
+        if let Some(content @ (Content::Mixed(_) | Content::Noise(_))) = effective(layers, cluster) {
+            let own = geometry_of(layers, cluster, geometry);
+            let used = own.bytes_of(ClusterIndex(cluster)) as usize;
+            let raw = content.bytes(&own, cluster);
+            file.write_all_at(&raw[..used], geometry.offset_of(ClusterIndex(cluster)))
+                .unwrap();
+        }
+    }
+}
+
 /// Runs a qemu tool that has to succeed.
 pub(crate) fn run(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program)
