@@ -110,9 +110,7 @@ impl ImageWriter {
     /// [`WriteError`] when the specification describes no image that QCOW2 can hold.
     pub fn new(spec: ImageSpec) -> Result<Self, WriteError> {
         let geometry = Geometry::new(spec.virtual_size, spec.cluster_size)?;
-        if !(16 << 10..=2 << 20).contains(&spec.cluster_size.bytes()) {
-            return Err(WriteError::ClusterSize(spec.cluster_size.bytes()));
-        }
+        check_cluster_size(spec.cluster_size)?;
         if spec.min_head > MAX_MIN_HEAD {
             return Err(WriteError::HeadTooLarge(spec.min_head));
         }
@@ -274,6 +272,14 @@ impl ImageWriter {
         self.open.used = false;
         self.refcounts
             .write_complete(&mut self.position, &mut self.tables, out);
+    }
+}
+
+/// New images use only a part of what QCOW2 allows.
+pub(crate) fn check_cluster_size(cluster_size: ClusterSize) -> Result<(), WriteError> {
+    match cluster_size.bytes() {
+        0x4000..=0x20_0000 => Ok(()),
+        bytes => Err(WriteError::ClusterSize(bytes)),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Which bytes of the members' files are live, on a map whose size is bounded, and which stretches are worth copying.
 
-use std::ops::Range;
-
 use super::Sectors;
 use crate::l2::SECTOR;
 
@@ -91,79 +89,129 @@ impl LiveMap {
     }
 
     fn for_each_of(&self, member: usize, wish: Wish, each: &mut impl FnMut(Stretch)) {
-        let weight = i64::from(wish.dead_weight);
-        let drop = weight.saturating_mul((wish.max_gap / SECTOR) as i64);
+        let units = Units {
+            live: &self.members[member],
+            sectors: self.unit / SECTOR,
+            dead_weight: i64::from(wish.dead_weight),
+        };
+        let drop = units.dead_weight.saturating_mul((wish.max_gap / SECTOR) as i64);
         let least = wish.least.div_ceil(self.unit) as usize;
-        let per_unit = self.unit / SECTOR;
+        // Units before this one belong to the stretch before.
+        let mut free = 0;
+        let mut close = |part: Part| {
+            let part = part.with_edges(&units, free);
+            free = part.end;
+            each(Stretch {
+                member,
+                start: part.start as u64 * self.unit,
+                end: part.end as u64 * self.unit,
+                live: part.live * SECTOR,
+            });
+        };
         let mut open: Option<Growing> = None;
-        for (position, live) in self.members[member].iter().enumerate() {
-            // Hostile tables may name the same bytes more than once.
-            let live = u64::from(*live).min(per_unit);
-            let worth = (live as i64).saturating_sub(weight.saturating_mul((per_unit - live) as i64));
+        for position in 0..units.live.len() {
             if let Some(stretch) = &mut open {
-                if stretch.grow(position, live, worth, (drop, least)) {
+                if stretch.grow(&units, drop, least) {
                     continue;
                 }
-                each(self.stretch(member, &stretch.best()));
+                close(stretch.best);
                 open = None;
-            }
-            if worth > 0 {
-                open = Some(Growing::new(position, live, worth));
+            } else if units.worth(position) > 0 {
+                open = Some(Growing::new(&units, position));
             }
         }
         if let Some(stretch) = open {
-            each(self.stretch(member, &stretch.best()));
-        }
-    }
-
-    fn stretch(&self, member: usize, (units, live): &(Range<usize>, u64)) -> Stretch {
-        Stretch {
-            member,
-            start: units.start as u64 * self.unit,
-            end: units.end as u64 * self.unit,
-            live: live * SECTOR,
+            close(stretch.best);
         }
     }
 }
 
-/// A stretch that may still grow, in units and sectors.
+/// The map of one file.
 #[derive(Debug)]
-struct Growing {
+struct Units<'a> {
+    live: &'a [u16],
+    /// Sectors of a unit.
+    sectors: u64,
+    dead_weight: i64,
+}
+
+impl Units<'_> {
+    /// Live sectors of a unit; 0 for those that are not on the map.
+    fn live(&self, position: usize) -> u64 {
+        let live = self.live.get(position).copied().unwrap_or_default();
+        // Hostile tables may name the same bytes more than once.
+        u64::from(live).min(self.sectors)
+    }
+
+    fn worth(&self, position: usize) -> i64 {
+        let live = self.live(position);
+        let dead = (self.sectors - live) as i64;
+        (live as i64).saturating_sub(self.dead_weight.saturating_mul(dead))
+    }
+}
+
+/// Some neighbouring units, with their live sectors and their worth.
+#[derive(Clone, Copy, Debug)]
+struct Part {
     start: usize,
+    end: usize,
     live: u64,
     worth: i64,
-    best_end: usize,
-    best_live: u64,
-    best_worth: i64,
+}
+
+impl Part {
+    fn add(&mut self, units: &Units<'_>, position: usize) {
+        self.start = self.start.min(position);
+        self.end = self.end.max(position + 1);
+        self.live += units.live(position);
+        self.worth = self.worth.saturating_add(units.worth(position));
+    }
+
+    /// Takes the units at either end in that hold anything, if it can be afforded: otherwise the payload that crosses
+    /// the end would have to be read, a request for each.
+    fn with_edges(mut self, units: &Units<'_>, free: usize) -> Self {
+        let before = self.start.checked_sub(1).filter(|before| *before >= free);
+        for position in before.into_iter().chain([self.end]) {
+            let affordable = self.worth.saturating_add(units.worth(position)) > 0;
+            if units.live(position) > 0 && affordable {
+                self.add(units, position);
+            }
+        }
+        self
+    }
+}
+
+/// A stretch that may still grow.
+#[derive(Debug)]
+struct Growing {
+    all: Part,
+    best: Part,
 }
 
 impl Growing {
-    const fn new(position: usize, live: u64, worth: i64) -> Self {
-        Self {
+    fn new(units: &Units<'_>, position: usize) -> Self {
+        let mut part = Part {
             start: position,
-            live,
-            worth,
-            best_end: position + 1,
-            best_live: live,
-            best_worth: worth,
+            end: position,
+            live: 0,
+            worth: 0,
+        };
+        part.add(units, position);
+        Self {
+            all: part,
+            best: part,
         }
     }
 
-    /// Takes the next unit, unless the stretch has ended before.
-    fn grow(&mut self, position: usize, live: u64, worth: i64, (drop, least): (i64, usize)) -> bool {
-        self.live += live;
-        self.worth = self.worth.saturating_add(worth);
-        if self.worth > self.best_worth {
-            self.best_end = position + 1;
-            self.best_live = self.live;
-            self.best_worth = self.worth;
+    /// Looks at the next unit. Returns `false` when the stretch ended before that.
+    fn grow(&mut self, units: &Units<'_>, drop: i64, least: usize) -> bool {
+        self.all.add(units, self.all.end);
+        if self.all.worth > self.best.worth {
+            self.best = self.all;
         }
-        let too_short = self.best_end - self.start < least;
-        self.worth > 0 && (too_short || self.best_worth.saturating_sub(self.worth) <= drop)
-    }
-
-    const fn best(&self) -> (Range<usize>, u64) {
-        (self.start..self.best_end, self.best_live)
+        let too_short = self.best.end - self.best.start < least;
+        let dropped = self.best.worth.saturating_sub(self.all.worth);
+        self.all.worth > 0 && (too_short || dropped <= drop)
     }
 }
 
@@ -220,15 +268,26 @@ mod tests {
     }
 
     #[test]
+    fn ends_take_what_crosses_them_unless_it_is_too_dear_or_taken() {
+        let gap = 10 * UNIT;
+        assert_eq!(stretches(&[0, 1, 4, 4, 2, 0], 0, 1), [(1, 5, 11)]);
+        assert_eq!(stretches(&[1, 3, 1], 0, 1), [(1, 2, 3)]);
+        assert_eq!(stretches(&[1, 4, 1], 0, 1), [(0, 2, 5)]);
+        assert_eq!(stretches(&[1, 4, 1], 0, 3), [(1, 2, 4)]);
+        assert_eq!(stretches(&[4, 4, 1, 4, 4], 0, 1), [(0, 3, 9), (3, 5, 8)]);
+        assert_eq!(stretches(&[4, 4, 1, 4, 4], gap, 1), [(0, 5, 17)]);
+    }
+
+    #[test]
     fn mostly_dead_stretches_are_left_out() {
         assert_eq!(stretches(&[1; 100], 1 << 20, 1), []);
         assert_eq!(stretches(&[3; 100], 1 << 20, 1), [(0, 100, 300)]);
         assert_eq!(stretches(&[3; 100], 1 << 20, 3), []);
-        // A dense part is found between sparse ones.
+        // A dense part is found between sparse ones, and takes what crosses its ends along.
         let mixed: Vec<u64> = (0..90)
             .map(|unit| if (30..60).contains(&unit) { 4 } else { 1 })
             .collect();
-        assert_eq!(stretches(&mixed, 4 * UNIT, 1), [(30, 60, 120)]);
+        assert_eq!(stretches(&mixed, 4 * UNIT, 1), [(29, 61, 122)]);
     }
 
     #[test]
@@ -258,13 +317,13 @@ mod tests {
         };
         map.for_each_stretch(wish, |stretch| found.push(stretch));
         let longer = Wish {
-            least: 4 * UNIT + 1,
+            least: 12 * UNIT + 1,
             ..wish
         };
         map.for_each_stretch(longer, |stretch| panic!("{stretch:?} is too short"));
         assert_eq!(
             (found[0].start, found[0].end, found[0].live),
-            (4 * UNIT, 8 * UNIT, 4 * UNIT)
+            (0, 12 * UNIT, 8 * UNIT)
         );
     }
 }

@@ -14,7 +14,7 @@ use crate::digest::{Digest, TableChain};
 use crate::error::MergeError;
 use crate::geometry::ENTRY_BYTES;
 use crate::io::ReadAt;
-use crate::writer::ImageSummary;
+use crate::writer::{ImageSummary, check_cluster_size};
 
 /// Changes with every change of what a plan makes of the same members and rules.
 const PLAN: &[u8; 24] = b"holdfast merge of runs 0";
@@ -60,6 +60,7 @@ impl<'a, R: ReadAt> Merge<'a, R> {
     /// # Errors
     /// [`MergeError`]: a member cannot be read or merged, or the rules cannot be kept.
     pub fn plan(run: &'a Run<R>, rules: MergeRules) -> Result<Self, MergeError> {
+        check_cluster_size(run.geometry().cluster_size())?;
         let rules = rules.for_disk(run.geometry())?;
         // The map of live payload goes before the refcounts come.
         let selection = select(run, &rules, &look(run, &rules)?)?;

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use crate::support::*;
 
 mod cases;
+mod fixed;
 mod large;
 
 /// One image of a chain and the layers of the model that it stands for.

@@ -7,9 +7,9 @@ use crate::merge::carry_out;
 
 /// So small that a few clusters make a copy.
 const RULES: MergeRules = MergeRules {
-    min_piece: 32 << 10,
-    max_copy: 128 << 10,
-    literal_piece: 32 << 10,
+    min_piece: 64 << 10,
+    max_copy: 192 << 10,
+    literal_piece: 64 << 10,
     align: 16 << 10,
     max_gap: 16 << 10,
     dead_weight: 1,
@@ -24,9 +24,15 @@ fn overlays() -> [Vec<u8>; 2] {
         5 => Content::Trimmed,
         _ => Content::Noise(c),
     };
-    let clusters = [(0..30).chain(2040..2060), (10..14).chain(2044..2080)];
-    let layer = |(number, clusters): (usize, _)| {
-        let clusters: Vec<u64> = Iterator::collect(clusters);
+    let clusters: [Vec<u64>; 2] = [
+        (0..30).chain(100..160).chain(2040..2060).collect(),
+        // What stays of the older one's second stretch is too sparse to be copied.
+        (10..14)
+            .chain((100..160).filter(|c| c % 4 != 1))
+            .chain(2044..2080)
+            .collect(),
+    ];
+    let layer = |(number, clusters): (usize, Vec<u64>)| {
         let layer = Layer {
             virtual_size: (2090 << 14) - 512,
             clusters: clusters

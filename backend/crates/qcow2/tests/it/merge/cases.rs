@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 
-use holdfast_qcow2::{Mapping, ReadError, SpanMap};
+use holdfast_qcow2::{Mapping, ReadError, SpanMap, WriteError};
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn base_and_overlay(clusters: u64, rewritten: impl Fn(u64) -> bool, cluster_size
     vec![layer(1, &|_| true), layer(1 << 32, &rewritten)]
 }
 
-const SMALL: MergeRules = MergeRules {
+pub(super) const SMALL: MergeRules = MergeRules {
     min_piece: 256 << 10,
     max_copy: 2 << 20,
     literal_piece: 512 << 10,
@@ -451,6 +451,25 @@ fn images_of_others_are_refused_where_they_differ() {
         };
         assert!(matches!(error.source, ReadError::ForeignLayout(_)), "{error:?}");
     }
+    // Smaller clusters than ours.
+    let options = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "cluster_size=8k,compression_type=zstd",
+    ];
+    run(
+        "qemu-img",
+        &[&options[..], &[image.to_str().unwrap(), "1M"]].concat(),
+    );
+    let small = Run::new(vec![open_file(&image).unwrap()], None).unwrap();
+    let error = small.survey(&MergeRules::STORE).unwrap_err();
+    assert!(
+        matches!(error, MergeError::Write(WriteError::ClusterSize(8192))),
+        "{error:?}"
+    );
     // Compressed throughout by qemu, at whatever bytes it likes: fits.
     std::fs::write(&raw, vec![9; 8 << 20]).unwrap();
     let options = [
