@@ -64,7 +64,8 @@ impl From<TargetError> for Failure {
             ErrorKind::NotFound => reasons::NOT_FOUND,
             ErrorKind::Changed | ErrorKind::TooLarge => reasons::DAMAGED,
             ErrorKind::Exists => reasons::CONFLICT,
-            ErrorKind::Other => reasons::TARGET_ERROR,
+            ErrorKind::Invalid => reasons::INVALID_SPEC,
+            ErrorKind::Other | ErrorKind::Protocol => reasons::TARGET_ERROR,
         };
         Self {
             reason,

@@ -26,6 +26,10 @@ pub enum ErrorKind {
     TooLarge,
     /// The credentials are known but may not do this.
     Denied,
+    /// The connection cannot be used as it is written: URL, region, bucket or certificate.
+    Invalid,
+    /// The answer is none that an S3 store gives: too large, or a list that does not get on.
+    Protocol,
     /// Anything else; the message holds what the store said.
     Other,
 }
@@ -53,9 +57,24 @@ impl ErrorKind {
             Self::Denied => {
                 "allow these credentials to read, write, list and delete under holdfast/ in this bucket"
             }
+            Self::Invalid => "correct the target's url, region, bucketName or certificate",
+            Self::Protocol => "check that the target's url is that of an S3 store",
             Self::Other => "the message above is what the store said",
         }
     }
+}
+
+/// Longest text of an error, in characters: what a store says goes into conditions, Events and logs.
+const MAX_WHY: usize = 1024;
+
+/// One line of bounded length: a store must neither flood a status nor forge a line of the log.
+fn one_line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let mut line: String = text.chars().take(MAX_WHY).map(plain).collect();
+    if text.chars().nth(MAX_WHY).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 /// A call to a store that failed for good: what, where, why, and what to do about it.
@@ -79,9 +98,9 @@ impl TargetError {
         operation: &'static str,
         object: impl fmt::Display,
         place: &str,
-        why: impl Into<String>,
+        why: impl AsRef<str>,
     ) -> Self {
-        let (object, place, why) = (object.to_string(), place.to_owned(), why.into());
+        let (object, place, why) = (object.to_string(), place.to_owned(), one_line(why.as_ref()));
         Self(Box::new(Inner {
             kind,
             operation,
@@ -139,3 +158,21 @@ impl fmt::Debug for TargetError {
 }
 
 impl std::error::Error for TargetError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_store_says_is_one_short_line() {
+        let flood = format!("first\nsecond\u{1b}[0m{}", "ä".repeat(1 << 20));
+        let error = TargetError::new(ErrorKind::Other, "read", "holdfast/a", "bucket b", flood);
+        assert_eq!(error.why().chars().count(), MAX_WHY + 1);
+        assert!(
+            error.why().starts_with("first second [0mää"),
+            "{}",
+            &error.why()[..40]
+        );
+        assert!(!error.to_string().contains(char::is_control));
+    }
+}

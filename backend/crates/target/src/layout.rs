@@ -39,6 +39,13 @@ pub const MAX_MANIFEST: u64 = 32 << 20;
 /// Largest chain file that is read, in bytes.
 pub const MAX_CHAIN: u64 = 16 << 20;
 
+/// Highest number of an attempt that is read. Every restart of an operator in the middle of a backup is an attempt.
+pub const MAX_ATTEMPT: u32 = 1_000_000;
+/// Most virtual bytes of a volume that is read (1 PiB).
+pub const MAX_VOLUME: u64 = 1 << 50;
+/// Most volumes of a point that is read.
+pub const MAX_VOLUMES: usize = 10_000;
+
 /// Prefix of all points of all clusters: list it to find what can be restored.
 pub fn points_prefix() -> Prefix {
     Prefix::new(format!("{ROOT}points/"))

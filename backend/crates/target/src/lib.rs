@@ -19,11 +19,13 @@ mod s3;
 mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod walk;
 
 pub use connection::{Connection, SecretKey};
 pub use error::{ErrorKind, TargetError};
 pub use s3::{Patience, S3Target};
 pub use target::{
     Creation, ETag, InvalidKey, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
-    PartNumber, Prefix, ProbeReport, Target, Upload, list_all,
+    PartNumber, Prefix, ProbeReport, Target, Upload,
 };
+pub use walk::{MAX_EMPTY_PAGES, each_page, list_all};

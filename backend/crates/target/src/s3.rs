@@ -10,6 +10,7 @@
 mod attempts;
 mod explain;
 mod operations;
+mod page;
 mod transport;
 
 use std::{future::Future, time::Duration};
@@ -72,10 +73,21 @@ fn bound(bytes: u64) -> Duration {
 }
 
 impl S3Target {
-    /// Prepares the client; nothing is sent yet. Fails on a URL or CA that cannot be used.
+    /// Prepares the client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongCredentials`] for keys that no request can carry, [`ErrorKind::Invalid`] for a URL, region,
+    /// bucket or CA that cannot be used.
     pub fn connect(connection: &Connection) -> Result<Self, TargetError> {
+        // What is refused is not repeated: a URL may hold the password it is refused for.
+        let blind = |(kind, why): (ErrorKind, String)| {
+            TargetError::new(kind, "connect to", "", "the bucket of the target", why)
+        };
+        connection.check().map_err(blind)?;
+        let url = connection.url.as_deref().map(check_url).transpose();
+        let url = url.map_err(|why| blind((ErrorKind::Invalid, why)))?;
         let place = connection.place();
-        let refuse = |why: String| TargetError::new(ErrorKind::Other, "connect to", "", &place, why);
+        let refuse = |why: String| TargetError::new(ErrorKind::Invalid, "connect to", "", &place, why);
         let mut config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(connection.region.clone()))
@@ -92,20 +104,10 @@ impl S3Target {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         let mut sign_parts = false;
-        if let Some(url) = &connection.url {
-            let parsed = check_url(url).map_err(|why| {
-                // The URL itself may hold the password it is refused for.
-                TargetError::new(
-                    ErrorKind::Other,
-                    "connect to",
-                    "",
-                    &format!("bucket {}", connection.bucket),
-                    why,
-                )
-            })?;
-            sign_parts = parsed.scheme() == "http";
+        if let Some(url) = url {
+            sign_parts = url.scheme() == "http";
             config = config
-                .endpoint_url(url.trim_end_matches('/'))
+                .endpoint_url(url.as_str().trim_end_matches('/'))
                 .force_path_style(true);
         }
         let transport = Transport::new(connection).map_err(refuse)?;
@@ -183,6 +185,10 @@ fn backoff(tries: u32) -> Duration {
 }
 
 fn check_url(url: &str) -> Result<url::Url, String> {
+    // The parser drops some of them in silence.
+    if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err("the url must not hold spaces, line breaks or control characters".to_owned());
+    }
     let parsed = url::Url::parse(url).map_err(|error| format!("the url cannot be used: {error}"))?;
     if !matches!(parsed.scheme(), "http" | "https") || parsed.host().is_none() {
         return Err("the url must be http://host[:port] or https://host[:port]".to_owned());
@@ -192,6 +198,9 @@ fn check_url(url: &str) -> Result<url::Url, String> {
     }
     if parsed.query().is_some() || parsed.fragment().is_some() {
         return Err("the url must not hold a query or fragment".to_owned());
+    }
+    if let Err(error) = parsed.as_str().parse::<http::Uri>() {
+        return Err(format!("the url cannot be used: {error}"));
     }
     Ok(parsed)
 }

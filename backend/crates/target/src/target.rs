@@ -332,34 +332,6 @@ pub trait Target: Send + Sync + Debug {
     async fn probe(&self) -> Result<ProbeReport, TargetError>;
 }
 
-/// All pages of a list, at most `max` objects; one more is a [`crate::ErrorKind::TooLarge`] error.
-pub async fn list_all(
-    target: &dyn Target,
-    prefix: &Prefix,
-    max: usize,
-) -> Result<Vec<ObjectMeta>, TargetError> {
-    let mut request = ListRequest::all(prefix.clone());
-    let mut objects = Vec::new();
-    loop {
-        let page = target.list(&request).await?;
-        objects.extend(page.objects);
-        if objects.len() > max {
-            let what = format!("more than {max} objects lie under {prefix}");
-            return Err(TargetError::new(
-                crate::ErrorKind::TooLarge,
-                "list",
-                prefix,
-                &target.describe(),
-                what,
-            ));
-        }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(objects),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

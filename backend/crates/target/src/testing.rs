@@ -1,5 +1,5 @@
 //! Test equipment, not part of the product: a target in memory, faults on demand, a real S3 gateway, a network that
-//! loses answers, and the suite that every target passes. Helpers panic where a test could not go on.
+//! loses answers, a server that answers what a test wants, and the suite that every target passes. Helpers panic where a test could not go on.
 
 mod conformance;
 mod disk;
@@ -7,6 +7,7 @@ mod faulty;
 mod gateway;
 mod memory;
 mod proxy;
+mod scripted;
 
 pub use conformance::conformance;
 pub use disk::SmallDisk;
@@ -14,3 +15,4 @@ pub use faulty::{Fault, Faulty, Operation};
 pub use gateway::{Gateway, GatewayOptions};
 pub use memory::MemoryTarget;
 pub use proxy::LossyProxy;
+pub use scripted::{Answer, ScriptedStore};

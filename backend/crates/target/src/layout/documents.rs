@@ -1,11 +1,17 @@
 //! The JSON documents on a target. They are read back years later by other versions of this program and by people with
 //! `jq`: field names are camelCase, times RFC 3339 in UTC, sizes bytes.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, DeserializeOwned, SeqAccess, Visitor},
+};
 
-use super::{Attempt, Digest, FORMAT_VERSION, Generation, ImageId, Location, ShardNumber, Uid, VolumeHome};
+use super::{
+    Attempt, Digest, FORMAT_VERSION, Generation, ImageId, Location, MAX_ATTEMPT, MAX_VOLUME, MAX_VOLUMES,
+    ShardNumber, Uid, VolumeHome,
+};
 use crate::ETag;
 
 /// A document that cannot be used.
@@ -57,6 +63,33 @@ fn parse<T: DeserializeOwned>(document: &str, bytes: &[u8]) -> Result<T, Documen
         });
     }
     serde_json::from_slice(bytes).map_err(damaged)
+}
+
+/// Most names in one list of a document.
+const MAX_NAMES: usize = 100_000;
+
+/// Reads a list of names. Short ones take ten times their text in memory, so their number is bounded on the way.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_NAMES} names")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = list.next_element()? {
+                if names.len() == MAX_NAMES {
+                    return Err(de::Error::invalid_length(MAX_NAMES + 1, &self));
+                }
+                names.push(name);
+            }
+            Ok(names)
+        }
+    }
+    deserializer.deserialize_seq(Names)
 }
 
 fn print(document: &impl Serialize) -> Vec<u8> {
@@ -111,7 +144,7 @@ pub struct BackupManifest {
     /// The stored volumes.
     pub volumes: Vec<VolumeRecord>,
     /// Names of the claims that the plan left out by name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names")]
     pub excluded_claims: Vec<String>,
 }
 
@@ -128,6 +161,9 @@ impl BackupManifest {
         };
         if manifest.location != *location {
             return inconsistent(format!("it belongs to {}", manifest.location));
+        }
+        if let Err(problem) = manifest.check_numbers() {
+            return inconsistent(problem);
         }
         for volume in &manifest.volumes {
             if let Err(problem) = check_chain(&volume.chain) {
@@ -151,8 +187,37 @@ impl BackupManifest {
     /// Bytes on the target that this point alone added: its objects and its newest images.
     pub fn stored(&self) -> u64 {
         let images = self.volumes.iter().filter_map(|volume| volume.chain.first());
-        self.objects.size + images.map(|image| image.stored).sum::<u64>()
+        images.fold(self.objects.size, |sum, image| sum.saturating_add(image.stored))
     }
+
+    /// Numbers that others count up to, multiply or reserve memory for.
+    fn check_numbers(&self) -> Result<(), String> {
+        if self.attempt.0 > MAX_ATTEMPT {
+            return Err(format!("attempt {} is beyond {MAX_ATTEMPT}", self.attempt));
+        }
+        if self.volumes.len() > MAX_VOLUMES {
+            return Err(format!("it names more than {MAX_VOLUMES} volumes"));
+        }
+        for volume in &self.volumes {
+            if volume.capacity > MAX_VOLUME {
+                let (claim, capacity) = (&volume.claim, volume.capacity);
+                return Err(format!(
+                    "claim {claim} has {capacity} bytes, more than {MAX_VOLUME}"
+                ));
+            }
+            volume.chain.iter().try_for_each(check_size)?;
+        }
+        Ok(())
+    }
+}
+
+/// Shards are counted by the size of a volume.
+fn check_size(image: &ImageRecord) -> Result<(), String> {
+    if image.virtual_size > MAX_VOLUME {
+        let (id, size) = (&image.id, image.virtual_size);
+        return Err(format!("image {id} has {size} bytes, more than {MAX_VOLUME}"));
+    }
+    Ok(())
 }
 
 /// A newest-first chain that a restore can read: linked without gaps down to a full image.
@@ -255,6 +320,7 @@ pub struct VolumeRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fs_type: Option<String>,
     /// Access modes of the claim, as Kubernetes spells them.
+    #[serde(deserialize_with = "names")]
     pub access_modes: Vec<String>,
     /// When the snapshot was cut.
     pub snapshot_time: Timestamp,
@@ -348,6 +414,9 @@ impl ChainFile {
             let problem = format!("it is generation {} of {}", file.generation, file.home);
             return Err(DocumentError::Inconsistent { document, problem });
         }
+        if let Err(problem) = file.images.iter().try_for_each(check_size) {
+            return Err(DocumentError::Inconsistent { document, problem });
+        }
         Ok(file)
     }
 
@@ -374,79 +443,4 @@ impl ChainFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(id: &str, parent: Option<&str>) -> ImageRecord {
-        let object = |name: &str| ObjectRecord {
-            key: name.to_owned(),
-            size: 1,
-            etag: ETag::new("e"),
-        };
-        ImageRecord {
-            id: id.parse().unwrap(),
-            parent: parent.map(|p| p.parse().unwrap()),
-            kind: if parent.is_some() {
-                ImageKind::Incremental
-            } else {
-                ImageKind::Full
-            },
-            virtual_size: 1 << 30,
-            cluster_size: 65536,
-            shards: vec![ShardRecord {
-                shard: ShardNumber(0),
-                virtual_size: 1 << 30,
-                image: object("i"),
-                tables: Digest::of(b"t"),
-                index: object("x"),
-                index_digest: Digest::of(b"x"),
-            }],
-            stored: 2,
-        }
-    }
-
-    fn chain() -> ChainFile {
-        ChainFile {
-            format: FORMAT_VERSION,
-            home: "c/p/v".parse().unwrap(),
-            generation: Generation(2),
-            previous: Some(Generation(1)),
-            images: vec![
-                image("b-a1", None),
-                image("b2-a1", Some("b-a1")),
-                image("b3-a1", Some("gone-a1")),
-            ],
-        }
-    }
-
-    #[test]
-    fn a_chain_file_reads_back_and_is_tied_to_its_place() {
-        let file = chain();
-        let bytes = file.to_bytes();
-        assert_eq!(ChainFile::parse(&file.home, Generation(2), &bytes).unwrap(), file);
-        let error = ChainFile::parse(&file.home, Generation(3), &bytes).unwrap_err();
-        assert!(matches!(error, DocumentError::Inconsistent { .. }), "{error}");
-        let newer = String::from_utf8(bytes)
-            .unwrap()
-            .replace("\"format\": 0", "\"format\": 9");
-        let error = ChainFile::parse(&file.home, Generation(2), newer.as_bytes()).unwrap_err();
-        assert!(matches!(error, DocumentError::Newer { found: 9, .. }), "{error}");
-    }
-
-    #[test]
-    fn a_chain_is_whole_or_absent() {
-        let mut file = chain();
-        let ids = |chain: Vec<ImageRecord>| chain.iter().map(|i| i.id.to_string()).collect::<Vec<_>>();
-        assert_eq!(
-            file.chain_of(&"b2-a1".parse().unwrap()).map(ids).unwrap(),
-            ["b2-a1", "b-a1"]
-        );
-        assert_eq!(
-            file.chain_of(&"b3-a1".parse().unwrap()),
-            None,
-            "its parent is gone"
-        );
-        file.images[0].parent = Some("b2-a1".parse().unwrap());
-        assert_eq!(file.chain_of(&"b2-a1".parse().unwrap()), None, "a circle");
-    }
-}
+mod tests;

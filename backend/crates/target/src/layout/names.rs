@@ -191,6 +191,14 @@ impl Location {
         self.prefix().key(&Self::objects_name(attempt))
     }
 
+    /// The attempt that wrote this file of captured objects of this point; `None` for every other key.
+    pub fn attempt_of(&self, key: &Key) -> Option<Attempt> {
+        let name = key.as_str().strip_prefix(self.prefix().as_str())?;
+        let digits = name.strip_prefix("objects-")?.strip_suffix(".jsonl.zst")?;
+        let attempt = Attempt(digits.parse().ok()?);
+        (Self::objects_name(attempt) == name).then_some(attempt)
+    }
+
     /// The point whose commit object has this key; `None` for every other key.
     pub fn of_commit_key(key: &Key) -> Option<Self> {
         key.as_str()
@@ -385,6 +393,22 @@ mod tests {
             Some(location.clone())
         );
         assert_eq!(Location::of_commit_key(&location.objects_key(Attempt(1))), None);
+        assert_eq!(
+            location.attempt_of(&location.objects_key(Attempt(2))),
+            Some(Attempt(2))
+        );
+        for other in [
+            "backup.json",
+            "objects-02.jsonl.zst",
+            "objects-.jsonl.zst",
+            "objects-2.jsonl",
+        ] {
+            assert_eq!(
+                location.attempt_of(&location.prefix().key(other)),
+                None,
+                "{other}"
+            );
+        }
         let home: VolumeHome = "c1/p1/v1".parse().unwrap();
         let image = ImageId {
             backup: location.backup,

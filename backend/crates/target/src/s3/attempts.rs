@@ -11,6 +11,9 @@ use tokio::time::timeout;
 use super::{Call, S3Target, SHORT, bound, transport::innermost};
 use crate::{ETag, ErrorKind, Key, ListRequest, Object, ObjectMeta, Prefix, Target, TargetError};
 
+/// Most memory that is reserved before the first byte of an object is there.
+const MAX_RESERVED: u64 = 64 << 20;
+
 /// Outcome of a conditional put: what the store answered, or that the name is taken.
 pub(super) enum Put {
     Done(Box<PutObjectOutput>),
@@ -111,6 +114,10 @@ impl S3Target {
                 format!("it has another ETag now ({})", found.as_str()),
             ));
         }
+        if range.is_some_and(|range| range.start > 0) && output.content_range().is_none() {
+            // The whole object may be just as long.
+            return Err(call.error(ErrorKind::Other, "the store ignores the range of the request"));
+        }
         let size = output
             .content_length()
             .and_then(|length| u64::try_from(length).ok())
@@ -119,7 +126,9 @@ impl S3Target {
         if size > max {
             return Err(too_large());
         }
-        let mut body = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
+        // What the store announces is only believed so far; the rest grows as it comes.
+        let announced = usize::try_from(size.min(MAX_RESERVED)).unwrap_or_default();
+        let mut body = BytesMut::with_capacity(announced);
         while let Some(chunk) = timeout(SHORT, output.body.next()).await.map_err(silent)? {
             let broken =
                 |why: String| call.error(ErrorKind::Unreachable, format!("the answer broke off: {why}"));

@@ -3,8 +3,9 @@ use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
+use http_body_util::LengthLimitError;
 
-use super::transport::{TransportError, innermost};
+use super::transport::{MAX_ANSWER, TransportError, innermost};
 use crate::{ErrorKind, TargetError};
 
 /// What is being done, for the error that may come of it.
@@ -19,7 +20,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    pub(super) fn error(&self, kind: ErrorKind, why: impl Into<String>) -> TargetError {
+    pub(super) fn error(&self, kind: ErrorKind, why: impl AsRef<str>) -> TargetError {
         TargetError::new(kind, self.verb, self.object, self.place, why)
     }
 
@@ -33,6 +34,7 @@ impl Call<'_> {
                 let status = service.raw().status().as_u16();
                 self.answer(status, service.err().code(), service.err().message())
             }
+            SdkError::ResponseError(_) if is_too_large(error) => self.too_large(),
             SdkError::ResponseError(response) => {
                 let status = response.raw().status().as_u16();
                 self.error(
@@ -47,6 +49,11 @@ impl Call<'_> {
             },
             other => self.error(ErrorKind::Other, innermost(other)),
         }
+    }
+
+    fn too_large(&self) -> TargetError {
+        let why = format!("the answer has more than {MAX_ANSWER} bytes");
+        self.error(ErrorKind::Protocol, why)
     }
 
     fn transport(&self, error: &(dyn std::error::Error + 'static)) -> TargetError {
@@ -73,6 +80,18 @@ impl Call<'_> {
         };
         self.error(kind, why).transient(transient)
     }
+}
+
+/// Whether reading the answer ended at [`MAX_ANSWER`].
+fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Kind of an error answer, and whether it may pass. Codes: the list of error responses in Amazon's S3 API reference,

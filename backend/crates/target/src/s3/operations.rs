@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{
     LONG, S3Target, SHORT,
     attempts::{Put, seconds},
-    bound,
+    bound, page,
 };
 use crate::{
     Creation, ETag, ErrorKind, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
@@ -90,7 +90,7 @@ impl Target for S3Target {
         if object.body.len() as u64 != wanted {
             let why = format!(
                 "it ends at byte {}, inside {}..{}",
-                range.start + object.meta.size,
+                range.start.saturating_add(object.meta.size),
                 range.start,
                 range.end
             );
@@ -120,26 +120,7 @@ impl Target for S3Target {
                 sent.await.map_err(|error| call.explain(&error))
             })
             .await?;
-        let objects = output.contents().iter().filter_map(|object| {
-            Some(ObjectMeta {
-                key: object.key()?.parse().ok()?,
-                size: u64::try_from(object.size()?).ok()?,
-                etag: ETag::new(object.e_tag().unwrap_or_default()),
-                modified: seconds(object.last_modified()),
-            })
-        });
-        let prefixes = output
-            .common_prefixes()
-            .iter()
-            .filter_map(|prefix| prefix.prefix()?.parse().ok());
-        let next = output
-            .next_continuation_token()
-            .filter(|_| output.is_truncated().unwrap_or_default());
-        Ok(Listing {
-            objects: objects.collect(),
-            prefixes: prefixes.collect(),
-            next: next.map(str::to_owned),
-        })
+        page::read(call, request, &output)
     }
 
     async fn delete(&self, keys: &[Key]) -> Result<(), TargetError> {

@@ -8,6 +8,7 @@ use aws_smithy_runtime_api::client::{
     result::ConnectorError,
 };
 use aws_smithy_types::body::SdkBody;
+use http_body_util::Limited;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -19,6 +20,10 @@ use crate::Connection;
 
 /// Longest wait for a connection, name lookup and TLS handshake included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most bytes of an answer that is read whole. A page of a thousand names of 1024 bytes, every one of them a character
+/// that XML escapes, has less. Objects are counted where they are read.
+pub(super) const MAX_ANSWER: usize = 8 << 20;
 
 /// Why no HTTP answer came.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +187,7 @@ impl HttpClient for Transport {
 impl HttpConnector for Transport {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.client.clone();
+        let reads_object = is_object_read(&request);
         HttpConnectorFuture::new(async move {
             let request = request
                 .try_into_http1x()
@@ -193,10 +199,21 @@ impl HttpConnector for Transport {
                 .await
                 .map_err(|error| ConnectorError::io(TransportError::of(&error).into()))?;
             let response: http::Response<reqwest::Body> = response.into();
+            let streamed = reads_object && response.status().is_success();
             response
-                .map(SdkBody::from_body_1_x)
+                .map(|body| match streamed {
+                    true => SdkBody::from_body_1_x(body),
+                    // The SDK takes these into memory as they come, however long they are.
+                    false => SdkBody::from_body_1_x(Limited::new(body, MAX_ANSWER)),
+                })
                 .try_into()
                 .map_err(|error| ConnectorError::other(Box::new(error), None))
         })
     }
+}
+
+/// Whether the answer is an object, which its reader takes piece by piece: the SDK writes the operation into the query.
+fn is_object_read(request: &HttpRequest) -> bool {
+    let query = request.uri().split_once('?').map_or("", |(_, query)| query);
+    request.method() == "GET" && query.split('&').any(|pair| pair == "x-id=GetObject")
 }

@@ -1,0 +1,128 @@
+//! What documents say is checked before it is used.
+
+use super::*;
+
+fn image(id: &str, parent: Option<&str>) -> ImageRecord {
+    let object = |name: &str| ObjectRecord {
+        key: name.to_owned(),
+        size: 1,
+        etag: ETag::new("e"),
+    };
+    ImageRecord {
+        id: id.parse().unwrap(),
+        parent: parent.map(|p| p.parse().unwrap()),
+        kind: if parent.is_some() {
+            ImageKind::Incremental
+        } else {
+            ImageKind::Full
+        },
+        virtual_size: 1 << 30,
+        cluster_size: 65536,
+        shards: vec![ShardRecord {
+            shard: ShardNumber(0),
+            virtual_size: 1 << 30,
+            image: object("i"),
+            tables: Digest::of(b"t"),
+            index: object("x"),
+            index_digest: Digest::of(b"x"),
+        }],
+        stored: 2,
+    }
+}
+
+fn chain() -> ChainFile {
+    ChainFile {
+        format: FORMAT_VERSION,
+        home: "c/p/v".parse().unwrap(),
+        generation: Generation(2),
+        previous: Some(Generation(1)),
+        images: vec![
+            image("b-a1", None),
+            image("b2-a1", Some("b-a1")),
+            image("b3-a1", Some("gone-a1")),
+        ],
+    }
+}
+
+#[test]
+fn a_chain_file_reads_back_and_is_tied_to_its_place() {
+    let file = chain();
+    let bytes = file.to_bytes();
+    assert_eq!(ChainFile::parse(&file.home, Generation(2), &bytes).unwrap(), file);
+    let error = ChainFile::parse(&file.home, Generation(3), &bytes).unwrap_err();
+    assert!(matches!(error, DocumentError::Inconsistent { .. }), "{error}");
+    let newer = String::from_utf8(bytes)
+        .unwrap()
+        .replace("\"format\": 0", "\"format\": 9");
+    let error = ChainFile::parse(&file.home, Generation(2), newer.as_bytes()).unwrap_err();
+    assert!(matches!(error, DocumentError::Newer { found: 9, .. }), "{error}");
+}
+
+fn manifest() -> serde_json::Value {
+    let uid = |uid: &str| serde_json::json!({"namespace": "n", "name": "n", "uid": uid});
+    let volume = serde_json::json!({"claim": "data", "claimUid": "v", "home": "c/p/v", "generation": 1,
+        "image": "b-a1", "capacity": 1 << 30, "volumeMode": "Block", "driver": "d", "accessModes": ["ReadWriteOnce"],
+        "snapshotTime": "2026-01-01T00:00:00Z", "chain": [image("b-a1", None)]});
+    serde_json::json!({"format": 0, "location": "c/p/b", "attempt": 3, "createdBy": "t", "cluster": {"uid": "c"},
+        "plan": uid("p"), "backup": uid("b"), "backupType": "Full", "started": "2026-01-01T00:00:00Z",
+        "completed": "2026-01-01T00:00:00Z", "namespace": {"name": "n", "uid": "n"}, "volumes": [volume],
+        "objects": {"key": "objects-3.jsonl.zst", "size": 1, "blake3": Digest::of(b"x"), "count": 1}})
+}
+
+fn read(manifest: &serde_json::Value) -> Result<BackupManifest, DocumentError> {
+    BackupManifest::parse(&"c/p/b".parse().unwrap(), manifest.to_string().as_bytes())
+}
+
+#[test]
+fn numbers_that_somebody_counts_up_to_are_bounded() {
+    assert_eq!(read(&manifest()).unwrap().stored(), 3);
+    for (path, most) in [
+        ("/attempt", u64::from(MAX_ATTEMPT)),
+        ("/volumes/0/capacity", MAX_VOLUME),
+        ("/volumes/0/chain/0/virtualSize", MAX_VOLUME),
+    ] {
+        let mut hostile = manifest();
+        *hostile.pointer_mut(path).unwrap() = most.into();
+        read(&hostile).unwrap();
+        for beyond in [most + 1, u64::from(u32::MAX)].into_iter().filter(|n| *n > most) {
+            *hostile.pointer_mut(path).unwrap() = beyond.into();
+            let error = read(&hostile).unwrap_err();
+            assert!(
+                matches!(error, DocumentError::Inconsistent { .. }),
+                "{path}: {error}"
+            );
+        }
+    }
+    let mut hostile = manifest();
+    hostile["volumes"] = vec![hostile["volumes"][0].clone(); MAX_VOLUMES + 1].into();
+    assert!(matches!(read(&hostile), Err(DocumentError::Inconsistent { .. })));
+    let mut hostile = manifest();
+    hostile["excludedClaims"] = vec![""; MAX_NAMES + 1].into();
+    assert!(matches!(read(&hostile), Err(DocumentError::Damaged { .. })));
+    let mut hostile = manifest();
+    hostile["objects"]["size"] = u64::MAX.into();
+    hostile["volumes"][0]["chain"][0]["stored"] = u64::MAX.into();
+    assert_eq!(read(&hostile).unwrap().stored(), u64::MAX, "sums stop at the end");
+
+    let mut file = chain();
+    file.images[0].virtual_size = u64::MAX;
+    let error = ChainFile::parse(&file.home, Generation(2), &file.to_bytes()).unwrap_err();
+    assert!(matches!(error, DocumentError::Inconsistent { .. }), "{error}");
+}
+
+#[test]
+fn a_chain_is_whole_or_absent() {
+    let mut file = chain();
+    let ids = |chain: Vec<ImageRecord>| chain.iter().map(|i| i.id.to_string()).collect::<Vec<_>>();
+    assert_eq!(
+        file.chain_of(&"b2-a1".parse().unwrap()).map(ids).unwrap(),
+        ["b2-a1", "b-a1"]
+    );
+    assert_eq!(
+        file.chain_of(&"b3-a1".parse().unwrap()),
+        None,
+        "its parent is gone"
+    );
+    file.images[0].parent = Some("b2-a1".parse().unwrap());
+    assert_eq!(file.chain_of(&"b2-a1".parse().unwrap()), None, "a circle");
+}
