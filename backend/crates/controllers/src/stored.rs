@@ -9,15 +9,17 @@ use bytes::Bytes;
 use holdfast_core::chain::needed;
 use holdfast_crd::names::reasons;
 use holdfast_target::layout::{
-    BackupManifest, ChainFile, DocumentError, FORMAT_VERSION, Generation, ImageId, ImageRecord, Location,
+    Attempt, BackupManifest, ChainFile, DocumentError, FORMAT_VERSION, Generation, ImageId, ImageRecord, Location,
     MAX_CHAIN, MAX_MANIFEST, Uid, VolumeHome, points_prefix, volumes_prefix,
 };
-use holdfast_target::{Creation, ErrorKind, Key, ListRequest, Prefix, Target, list_all};
+use holdfast_target::{Creation, ErrorKind, Key, ListRequest, Prefix, Target, each_page, list_all};
 
 use crate::failure::Failure;
 
 /// Most objects that one volume may have on a target.
 const MAX_OBJECTS: usize = 200_000;
+/// Most objects beside all points of a target that are counted.
+const MAX_COUNTED: usize = 10_000_000;
 /// Rivals for the next generation that are given way to before giving up.
 const RIVALS: usize = 8;
 /// Generations that stay beside the newest, for readers that have one open.
@@ -359,38 +361,44 @@ async fn children(target: &dyn Target, prefix: &str) -> Result<Vec<Uid>, Failure
     let prefix: Prefix = prefix
         .parse()
         .map_err(|e| Failure::lasting(reasons::INTERNAL, format!("{e}")))?;
-    let mut request = ListRequest::folders(prefix.clone());
     let mut found = Vec::new();
-    loop {
-        let page = target.list(&request).await?;
+    let folders = ListRequest::folders(prefix.clone());
+    each_page(target, folders, MAX_OBJECTS, |page| {
         let names = page
             .prefixes
             .iter()
             .filter_map(|p| p.as_str().strip_prefix(prefix.as_str()));
         found.extend(names.filter_map(|name| name.trim_end_matches('/').parse().ok()));
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(found),
-        }
-    }
+    })
+    .await?;
+    Ok(found)
 }
 
 /// How many points there are on a target, of every cluster.
 pub(crate) async fn count_points(target: &dyn Target) -> Result<u64, Failure> {
-    let mut request = ListRequest::all(points_prefix());
     let mut count = 0;
-    loop {
-        let page = target.list(&request).await?;
-        count += page
-            .objects
-            .iter()
-            .filter(|o| Location::of_commit_key(&o.key).is_some())
-            .count() as u64;
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(count),
-        }
+    let all = ListRequest::all(points_prefix());
+    each_page(target, all, MAX_COUNTED, |page| {
+        let commits = page.objects.iter().filter_map(|o| Location::of_commit_key(&o.key));
+        count += commits.count() as u64;
+    })
+    .await?;
+    Ok(count)
+}
+
+/// Files of captured objects that attempts before this one left beside a point. Looked up, not thought up: the number
+/// is what somebody wrote on the target.
+pub(crate) async fn abandoned(
+    target: &dyn Target,
+    location: &Location,
+    committed: Attempt,
+) -> Result<Vec<Key>, Failure> {
+    if committed <= Attempt(1) {
+        return Ok(Vec::new());
     }
+    let files = list_all(target, &location.prefix(), MAX_OBJECTS).await?;
+    let older = |key: &Key| location.attempt_of(key).is_some_and(|attempt| attempt < committed);
+    Ok(files.into_iter().map(|o| o.key).filter(older).collect())
 }
 
 #[cfg(test)]

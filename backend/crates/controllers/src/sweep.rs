@@ -7,25 +7,29 @@
 //! Order that makes this safe beside running backups: the target is listed first, the runs are asked after that, the
 //! points are listed again and their commit objects read last. What a run wrote before the list is either of a run that is still there, or committed, or dead.
 
+mod survey;
 mod tombstone;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use holdfast_crd::names::{conditions, labels, reasons};
 use holdfast_crd::{Backup, BackupPlan, Direction, Restore, Target, VolumeTransfer};
 use holdfast_k8s::is_true;
-use holdfast_target::layout::{Attempt, ImageId, Location, Uid, VolumeHome};
-use holdfast_target::{Key, Target as Store};
+use holdfast_target::Target as Store;
+use holdfast_target::layout::{ImageId, Location, Uid, VolumeHome};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 
+use self::survey::{Survey, check_number};
 pub(crate) use self::tombstone::Tombstone;
+use self::turns::{Bookmarks, Turn};
 use crate::failure::Failure;
 use crate::{Context, backup, stored};
 
@@ -34,44 +38,48 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 /// Time to the next try of a deletion that did not succeed.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Runs until the process shuts down.
+/// Runs until the process shuts down. Deletions and looks go on side by side: both only ever remove what nothing needs.
 pub(crate) async fn run(ctx: Arc<Context>) {
+    tokio::select! {
+        () = ctx.shutdown.cancelled() => {}
+        () = bury_when_asked(&ctx) => {}
+        () = look_hourly(&ctx) => {}
+    }
+}
+
+async fn bury_when_asked(ctx: &Context) {
     let graves: Api<PartialObjectMeta<ConfigMap>> = ctx.installed();
     let config = watcher::Config::default().labels(labels::TOMBSTONE);
     let mut asked = watcher(graves, config)
         .default_backoff()
         .applied_objects()
         .boxed();
-    let mut hourly = tokio::time::interval(INTERVAL);
-    let mut again = false;
-    loop {
-        let retry = async {
-            match again {
-                true => tokio::time::sleep(RETRY).await,
-                false => std::future::pending().await,
-            }
-        };
-        let look = tokio::select! {
-            () = ctx.shutdown.cancelled() => return,
-            _ = asked.next() => false,
-            () = retry => false,
-            _ = hourly.tick() => true,
-        };
-        let work = async {
-            again = bury_all(&ctx).await;
-            if look {
-                sweep_targets(&ctx).await;
-            }
+    for round in 0.. {
+        let pause = match bury_all(ctx, round).await {
+            true => RETRY,
+            false => INTERVAL,
         };
         tokio::select! {
-            () = ctx.shutdown.cancelled() => return,
-            () = work => {}
+            _ = asked.next() => {}
+            () = tokio::time::sleep(pause) => {}
         }
+        // What was asked for meanwhile is found by the same list.
+        while asked.next().now_or_never().is_some() {}
     }
 }
 
-/// Works on every tombstone; true when some have to be tried again.
-async fn bury_all(ctx: &Context) -> bool {
+async fn look_hourly(ctx: &Context) {
+    let mut hourly = tokio::time::interval(INTERVAL);
+    let bookmarks = Bookmarks::default();
+    loop {
+        hourly.tick().await;
+        sweep_targets(ctx, &bookmarks).await;
+    }
+}
+
+/// Works on every tombstone; true when some have to be tried again. Those of one target follow each other, beginning
+/// with another one in every round.
+async fn bury_all(ctx: &Context, round: usize) -> bool {
     let found = match Tombstone::all(ctx).await {
         Ok(found) => found,
         Err(error) => {
@@ -79,9 +87,32 @@ async fn bury_all(ctx: &Context) -> bool {
             return true;
         }
     };
+    let mut by_target: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (map, tombstone) in found {
+        let target = (tombstone.target.namespace.clone(), tombstone.target.name.clone());
+        by_target.entry(target).or_default().push((map, tombstone));
+    }
+    let jobs = by_target.into_values().map(|mut graves| {
+        let first = round % graves.len();
+        graves.rotate_left(first);
+        bury_of_target(ctx, graves).boxed()
+    });
+    let left: usize = turns::all(jobs.collect()).await.into_iter().sum();
+    ctx.metrics.deletions_pending(left);
+    left > 0
+}
+
+/// Works on the tombstones of one target until its turn is over; returns how many are left.
+async fn bury_of_target(ctx: &Context, graves: Vec<(ConfigMap, Tombstone)>) -> usize {
+    let turn = Turn::begin();
     let mut left = 0;
-    for (map, tombstone) in &found {
-        match bury(ctx, tombstone).await {
+    for (map, tombstone) in &graves {
+        if turn.is_over() {
+            left += 1;
+            tracing::warn!(location = %tombstone.location, "its target takes too long, so it waits for the next turn");
+            continue;
+        }
+        match turn.spend(bury(ctx, tombstone)).await {
             Ok(()) => {
                 tracing::info!(location = %tombstone.location, "point removed from its target");
                 if let Err(error) = tombstone.remove(ctx).await {
@@ -103,8 +134,7 @@ async fn bury_all(ctx: &Context) -> bool {
             }
         }
     }
-    ctx.metrics.deletions_pending(left);
-    left > 0
+    left
 }
 
 /// Removes a point and the images that only it needed.
@@ -132,29 +162,35 @@ async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<(), Failure> {
 }
 
 /// Looks for leftovers on every target that can be used.
-async fn sweep_targets(ctx: &Context) {
+async fn sweep_targets(ctx: &Context, bookmarks: &Bookmarks) {
     let targets = match ctx.cluster_wide::<Target>().list(&ListParams::default()).await {
         Ok(list) => list.items,
         Err(error) => return tracing::warn!(%error, "targets not listed"),
     };
-    for target in targets {
-        let usable = target
+    let usable = |target: &Target| {
+        target
             .status
             .as_ref()
-            .is_some_and(|s| is_true(&s.conditions, conditions::ACCEPTED));
-        if !usable {
-            continue;
+            .is_some_and(|s| is_true(&s.conditions, conditions::ACCEPTED))
+    };
+    let jobs = targets.into_iter().filter(usable).map(|target| {
+        async move {
+            let turn = Turn::begin();
+            if let Err(error) = turn.spend(sweep_target(ctx, &target, bookmarks)).await {
+                tracing::warn!(target.name = %target.name_any(), %error, "target not swept to the end");
+            }
         }
-        if let Err(error) = sweep_target(ctx, &target).await {
-            tracing::warn!(target.name = %target.name_any(), %error, "target not swept");
-        }
-    }
+        .boxed()
+    });
+    turns::all(jobs.collect()).await;
 }
 
-async fn sweep_target(ctx: &Context, target: &Target) -> Result<(), Failure> {
+async fn sweep_target(ctx: &Context, target: &Target, bookmarks: &Bookmarks) -> Result<(), Failure> {
     let store = ctx.targets.open(target).await?;
     let cluster = own_cluster(ctx)?;
-    for plan in stored::plans(&*store, &cluster).await? {
+    let id = target.uid().unwrap_or_default();
+    for plan in bookmarks.order(&id, stored::plans(&*store, &cluster).await?) {
+        bookmarks.set(&id, &plan);
         match sweep_plan(ctx, &*store, &cluster, &plan).await {
             Ok(0) => {}
             Ok(gone) => {
@@ -166,6 +202,7 @@ async fn sweep_target(ctx: &Context, target: &Target) -> Result<(), Failure> {
             }
         }
     }
+    bookmarks.forget(&id);
     Ok(())
 }
 
@@ -178,9 +215,11 @@ fn wait_for(user: &str) -> Failure {
 async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid) -> Result<usize, Failure> {
     let folders = stored::points(store, cluster, plan).await?;
     // An image that is not in this list may be of a run that began meanwhile: it is not looked at.
-    let mut written = BTreeMap::new();
+    let (mut written, mut number) = (BTreeMap::new(), 0);
     for home in stored::homes(store, cluster, plan).await? {
         let images = stored::images(store, &home).await?;
+        number += images.len();
+        check_number(number)?;
         written.insert(home, images);
     }
     let users = Users::of(ctx, plan).await?;
@@ -218,7 +257,7 @@ async fn sweep_home(
         return Ok(1);
     }
     stored::erase_images(store, home, |image| {
-        !written.contains(image) || survey.images.contains(&(home.clone(), image.to_string()))
+        !written.contains(image) || survey.needs(home, image)
     })
     .await
 }
@@ -295,47 +334,5 @@ impl Users {
             .await?;
         users.plan_lives = plans.iter().any(|p| p.uid().as_deref() == Some(plan.as_str()));
         Ok(users)
-    }
-}
-
-/// What the points of a plan need.
-struct Survey {
-    /// Points that are committed.
-    points: usize,
-    /// Folders without commit object.
-    uncommitted: Vec<Location>,
-    /// Every image that a point reads.
-    images: BTreeSet<(VolumeHome, String)>,
-    /// Objects files of attempts before the one that was committed; most of them were never written.
-    abandoned: Vec<Key>,
-}
-
-impl Survey {
-    /// Reads every commit object. One that cannot be read ends it: what it needs would not be known.
-    async fn read(store: &dyn Store, folders: &[Location]) -> Result<Self, Failure> {
-        let mut survey = Self {
-            points: 0,
-            uncommitted: Vec::new(),
-            images: BTreeSet::new(),
-            abandoned: Vec::new(),
-        };
-        for location in folders {
-            let Some(manifest) = stored::manifest(store, location).await? else {
-                survey.uncommitted.push(location.clone());
-                continue;
-            };
-            survey.points += 1;
-            survey
-                .abandoned
-                .extend((1..manifest.attempt.0).map(|n| location.objects_key(Attempt(n))));
-            for volume in manifest.volumes {
-                let images = volume
-                    .chain
-                    .iter()
-                    .map(|image| (volume.home.clone(), image.id.to_string()));
-                survey.images.extend(images);
-            }
-        }
-        Ok(survey)
     }
 }

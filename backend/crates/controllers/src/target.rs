@@ -22,6 +22,7 @@ use kube::runtime::{controller, watcher};
 use kube::{Api, ResourceExt};
 
 use crate::Context;
+use crate::contain::contained;
 use crate::failure::Failure;
 use crate::{spec_check, stored};
 
@@ -33,6 +34,8 @@ const INTERVAL: Duration = Duration::from_secs(300);
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// Longest time to the next probe after failures.
 const LAST_RETRY: Duration = Duration::from_secs(60);
+/// Longest time that the points of a target are counted; those of a large one take a minute.
+const COUNTING: Duration = Duration::from_secs(120);
 /// Targets probed at the same time.
 const CONCURRENCY: u16 = 8;
 
@@ -133,7 +136,7 @@ fn on_error(target: Arc<Target>, failure: &Failure, machine: Arc<Machine>) -> Ac
 
 async fn reconcile(target: Arc<Target>, machine: Arc<Machine>) -> Result<Action, Failure> {
     let started = Instant::now();
-    let result = machine.look(&target).await;
+    let result = contained(KIND, &target.name_any(), machine.look(&target)).await;
     machine.ctx.metrics.reconciled(KIND, started.elapsed());
     result
 }
@@ -179,14 +182,14 @@ impl Machine {
         Ok(Action::requeue(next))
     }
 
-    /// Probes and counts the points.
-    async fn probe(&self, target: &Target, store: &dyn Store) -> Result<u64, Failure> {
+    /// Probes and counts the points; `None` where they were not counted in time.
+    async fn probe(&self, target: &Target, store: &dyn Store) -> Result<Option<u64>, Failure> {
         spec_check::check_spec(&self.ctx, target).await?;
         store.probe().await?;
-        stored::count_points(store).await
+        count(store, COUNTING).await
     }
 
-    async fn report(&self, target: &Target, found: &Result<u64, Failure>) -> Result<(), Failure> {
+    async fn report(&self, target: &Target, found: &Result<Option<u64>, Failure>) -> Result<(), Failure> {
         let api: Api<Target> = self.ctx.namespaced(&target.namespace().unwrap_or_default());
         let Some(current) = api.get_opt(&target.name_any()).await? else {
             return Ok(());
@@ -200,7 +203,7 @@ impl Machine {
         if changed {
             match found {
                 Ok(points) => {
-                    let note = format!("the target can be written and read; it holds {points} points");
+                    let note = format!("{USABLE}; {}", counted(*points));
                     self.ctx.events.normal(target, reasons::VALID, &note).await;
                 }
                 Err(failure) => {
@@ -219,19 +222,38 @@ impl Machine {
     }
 }
 
-fn next_status(old: &TargetStatus, generation: Option<i64>, found: &Result<u64, Failure>) -> TargetStatus {
+/// What a target is that passed its probe.
+const USABLE: &str = "the target can be written and read";
+
+/// Counts the points of a target, as long as that leaves time for other targets.
+async fn count(store: &dyn Store, limit: Duration) -> Result<Option<u64>, Failure> {
+    tokio::time::timeout(limit, stored::count_points(store))
+        .await
+        .map_or(Ok(None), |count| count.map(Some))
+}
+
+fn counted(points: Option<u64>) -> String {
+    match points {
+        Some(points) => format!("it holds {points} points"),
+        None => format!("counting its points takes longer than {} s", COUNTING.as_secs()),
+    }
+}
+
+fn next_status(
+    old: &TargetStatus,
+    generation: Option<i64>,
+    found: &Result<Option<u64>, Failure>,
+) -> TargetStatus {
     let mut new = old.clone();
     new.observed_generation = generation;
     new.last_probe_timestamp = Some(Time(Timestamp::now()));
     let (good, reason, message) = match found {
-        Ok(points) => {
+        Ok(Some(points)) => {
             new.points = Some(*points);
-            (
-                true,
-                reasons::VALID,
-                "the target can be written and read".to_owned(),
-            )
+            (true, reasons::VALID, USABLE.to_owned())
         }
+        // What was counted last stays, and it is said that it is old.
+        Ok(None) => (true, reasons::VALID, format!("{USABLE}; {}", counted(None))),
         Err(failure) => (false, failure.reason, failure.message.clone()),
     };
     for (kind, truth) in [
@@ -247,6 +269,7 @@ fn next_status(old: &TargetStatus, generation: Option<i64>, found: &Result<u64, 
 #[cfg(test)]
 mod tests {
     use holdfast_k8s::is_true;
+    use holdfast_target::testing::{Fault, Faulty, MemoryTarget, Operation};
 
     use super::*;
 
@@ -271,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_changed_spec_or_store_is_probed_at_once() {
-        let store = || -> Arc<dyn Store> { Arc::new(holdfast_target::testing::MemoryTarget::new()) };
+        let store = || -> Arc<dyn Store> { Arc::new(MemoryTarget::new()) };
         let seen = store();
         let probed = Probed {
             generation: Some(1),
@@ -287,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_conditions_say_what_the_probe_found() {
-        let good = next_status(&TargetStatus::default(), Some(3), &Ok(7));
+        let good = next_status(&TargetStatus::default(), Some(3), &Ok(Some(7)));
         assert!(
             is_true(&good.conditions, conditions::ACCEPTED)
                 && is_true(&good.conditions, conditions::COMPLETE)
@@ -306,5 +329,22 @@ mod tests {
             reasons::BUCKET_MISSING
         );
         assert_eq!(bad.points, Some(7), "what was counted last stays known");
+        let old = next_status(&good, Some(3), &Ok(None));
+        let accepted = condition(&old.conditions, conditions::ACCEPTED).unwrap();
+        assert_eq!((old.points, accepted.status.as_str()), (Some(7), "True"));
+        assert!(
+            accepted.message.contains("longer than 120 s"),
+            "{}",
+            accepted.message
+        );
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_counted_without_end_is_still_looked_after() {
+        let slow = Faulty::new(Arc::new(MemoryTarget::new()));
+        slow.plan(Operation::List, 1, Fault::Delay(Duration::from_secs(3600)));
+        let limit = Duration::from_millis(50);
+        assert_eq!(count(&slow, limit).await, Ok(None));
+        assert_eq!(count(&slow, limit).await, Ok(Some(0)));
     }
 }
