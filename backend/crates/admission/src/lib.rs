@@ -9,6 +9,7 @@
 //! whoever first sees it age renews it.
 
 mod certificate;
+mod gate;
 mod keeper;
 mod review;
 mod server;

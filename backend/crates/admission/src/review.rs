@@ -7,7 +7,7 @@ mod usage;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use holdfast_core::schema::check_fields;
+use holdfast_core::schema::{MAX_UNKNOWN, check_fields};
 use holdfast_core::spec::{self, Place};
 use holdfast_crd::{
     BackupPlanSpec, BackupSpec, ObjectRef, Requester, RestoreSpec, Target, TargetSpec, generate,
@@ -29,6 +29,11 @@ static SCHEMAS: LazyLock<BTreeMap<&'static str, Value>> = LazyLock::new(|| {
         .filter_map(|kind| Some((kind, generate::spec_schema(kind)?)))
         .collect()
 });
+
+/// Longest message of a refusal, in characters: it goes to a terminal, an audit and a log.
+const MAX_MESSAGE: usize = 4096;
+/// Longest name of a request that is logged, in characters: a real one is not longer.
+const MAX_NAME: usize = 253;
 
 /// A refusal: HTTP status and words for a person, what, where and what to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,6 +140,9 @@ impl Reviewer {
             .map(|schema| check_fields(schema, spec))
             .unwrap_or_default();
         let mut problems: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+        if unknown.len() >= MAX_UNKNOWN {
+            problems.push("further unknown fields are not named".to_owned());
+        }
         problems.extend(spec::contradictions(kind, spec, place));
         if problems.is_empty() {
             Ok(())
@@ -235,13 +243,24 @@ fn refuse(mut response: AdmissionResponse, request: &Request, refusal: Refusal) 
         reason,
         message,
     } = refusal;
+    let message = cut(&message, MAX_MESSAGE);
+    let short = |text: &str| cut(text, MAX_NAME);
     tracing::info!(
-        object.kind = %request.kind.kind, object.namespace = request.namespace, object.name = %request.name,
-        user = request.user_info.username, operation = ?request.operation, code, %message, "refused"
+        object.kind = short(&request.kind.kind), object.namespace = request.namespace.as_deref().map(short),
+        object.name = short(&request.name), user = request.user_info.username.as_deref().map(short),
+        operation = ?request.operation, code, %message, "refused"
     );
     response.allowed = false;
     response.result = Status::failure(&message, reason).with_code(code);
     response
+}
+
+/// The first characters of a text that may be as long as the sender liked.
+fn cut(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn new_spec(request: &Request) -> Option<&Value> {
@@ -279,5 +298,27 @@ fn recorded_requester(request: &Request) -> Option<Value> {
             old_spec(request)?.get("requester").cloned()
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_as_long_as_people_read() {
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "u", "kind": {"group": "holdfast.dev", "version": "v1", "kind": "Target"},
+            "resource": {"group": "holdfast.dev", "version": "v1", "resource": "targets"},
+            "requestKind": null, "name": "t", "operation": "CREATE", "userInfo": {}, "dryRun": false,
+            "object": null, "oldObject": null, "options": null}});
+        let review: kube::core::admission::AdmissionReview<DynamicObject> =
+            serde_json::from_value(review).unwrap();
+        let request: Request = review.try_into().unwrap();
+        let long = Refusal::invalid("ä".repeat(1 << 20));
+        let response = refuse(AdmissionResponse::from(&request), &request, long);
+        assert!(!response.allowed);
+        assert_eq!(response.result.message.chars().count(), MAX_MESSAGE + 1);
+        assert_eq!(cut("short", 5), "short");
     }
 }

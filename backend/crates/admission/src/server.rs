@@ -1,11 +1,12 @@
 //! The HTTPS server that the API server calls.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use futures::StreamExt;
@@ -15,12 +16,11 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::Material;
+use crate::gate::{self, Gate};
 use crate::keeper::Keeper;
 use crate::review::Reviewer;
 use crate::{AdmissionError, CertificateError, Config};
 
-/// Largest review: the object and its older self, 1.5 MiB each as etcd stores them, and what JSON adds.
-const MAX_BODY: usize = 8 << 20;
 /// Pause after a failed look at Secret and configurations.
 const PAUSE: Duration = Duration::from_secs(3);
 /// Time that calls under way get when the process stops.
@@ -42,7 +42,7 @@ pub async fn serve(config: Config, client: Client, stop: CancellationToken) -> R
     let reviewer = Arc::new(Reviewer::new(client, &config.install_namespace));
     let server = axum_server::bind_rustls(config.listen, tls.clone())
         .handle(handle.clone())
-        .serve(router(reviewer).into_make_service());
+        .serve(router(reviewer).into_make_service_with_connect_info::<SocketAddr>());
     let keep = keep(&keeper, material, &tls);
     tracing::info!(address = %config.listen, "admission serves");
     tokio::pin!(server);
@@ -128,8 +128,10 @@ fn router(reviewer: Arc<Reviewer>) -> Router {
     Router::new()
         .route("/mutate", post(mutate))
         .route("/validate", post(validate))
+        .layer(middleware::from_fn_with_state(Arc::new(Gate::new()), gate::pass))
+        .layer(DefaultBodyLimit::max(gate::MAX_BODY))
+        // Ready is ready, however many callers there are.
         .route("/readyz", get(|| async { "ok" }))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(reviewer)
 }
 

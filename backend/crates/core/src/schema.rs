@@ -2,10 +2,16 @@
 
 use serde_json::Value;
 
+/// Most unknown fields that are named; a manifest with more of them is of another kind.
+pub const MAX_UNKNOWN: usize = 10;
+/// Longest name, in characters, that is compared with others or shown whole. No field of ours is half as long.
+const MAX_NAME: usize = 64;
+
 /// A field that the schema does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownField {
-    /// Where it stands, from `spec` on: `spec.backupConfig.taget`, `spec.gvkSelector[2].kinds`.
+    /// Where it stands, from `spec` on: `spec.backupConfig.taget`, `spec.gvkSelector[2].kinds`. Names that are too long
+    /// are cut.
     pub path: String,
     /// The field that was probably meant: a name where it belongs at the same place, else its whole path.
     pub nearest: Option<String>,
@@ -21,58 +27,93 @@ impl std::fmt::Display for UnknownField {
     }
 }
 
-/// Every field below `spec` that `schema` (the OpenAPI schema of `spec`) does not know, in the order of the manifest.
+/// The fields below `spec` that `schema` (the OpenAPI schema of `spec`) does not know, in the order of the manifest, at
+/// most [`MAX_UNKNOWN`] of them.
 ///
 /// A node without `properties` that preserves unknown fields holds foreign JSON and is not looked into. A value of the
 /// wrong type is not this check's business: the API server and the decoder refuse it.
+///
+/// Everybody can send a manifest, so the time this takes grows with its size and no faster.
 pub fn check_fields(schema: &Value, spec: &Value) -> Vec<UnknownField> {
     let mut found = Vec::new();
-    walk(schema, schema, spec, "spec", &mut found);
+    walk(schema, schema, spec, &Place::Root, &mut found);
     found
 }
 
-fn walk(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Vec<UnknownField>) {
+/// Where the walk is; becomes text only where something is found.
+enum Place<'a> {
+    Root,
+    Field(&'a Self, &'a str),
+    Item(&'a Self, usize),
+}
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Root => f.write_str("spec"),
+            Self::Item(parent, i) => write!(f, "{parent}[{i}]"),
+            Self::Field(parent, name) => match name.char_indices().nth(MAX_NAME) {
+                Some((end, _)) => write!(f, "{parent}.{}…", &name[..end]),
+                None => write!(f, "{parent}.{name}"),
+            },
+        }
+    }
+}
+
+fn walk(root: &Value, schema: &Value, value: &Value, place: &Place<'_>, found: &mut Vec<UnknownField>) {
     match value {
         Value::Array(items) => {
             let Some(schema) = schema.get("items") else { return };
             for (i, item) in items.iter().enumerate() {
-                walk(root, schema, item, &format!("{path}[{i}]"), found);
+                walk(root, schema, item, &Place::Item(place, i), found);
             }
         }
         Value::Object(fields) => {
             if let Some(known) = schema.get("properties").and_then(Value::as_object) {
                 for (name, child) in fields {
-                    let path = format!("{path}.{name}");
+                    let place = Place::Field(place, name);
                     match known.get(name) {
-                        Some(schema) => walk(root, schema, child, &path, found),
-                        None => {
-                            let nearest =
-                                nearest(name, known.keys()).or_else(|| elsewhere(root, name, "spec"));
-                            found.push(UnknownField { path, nearest });
-                        }
+                        Some(schema) => walk(root, schema, child, &place, found),
+                        None => report(found, &place, || {
+                            nearest(name, known.keys()).or_else(|| elsewhere(root, name, "spec"))
+                        }),
                     }
                 }
             } else if let Some(schema) = schema.get("additionalProperties").filter(|s| s.is_object()) {
                 for (name, child) in fields {
-                    walk(root, schema, child, &format!("{path}.{name}"), found);
+                    walk(root, schema, child, &Place::Field(place, name), found);
                 }
             } else if schema.get("x-kubernetes-preserve-unknown-fields") != Some(&Value::Bool(true)) {
                 // An object without fields: whatever stands in it is too much.
-                found.extend(fields.keys().map(|n| UnknownField {
-                    path: format!("{path}.{n}"),
-                    nearest: None,
-                }));
+                for name in fields.keys() {
+                    report(found, &Place::Field(place, name), || None);
+                }
             }
         }
         _ => {}
     }
 }
 
+fn report(found: &mut Vec<UnknownField>, place: &Place<'_>, nearest: impl FnOnce() -> Option<String>) {
+    if found.len() < MAX_UNKNOWN {
+        found.push(UnknownField {
+            path: place.to_string(),
+            nearest: nearest(),
+        });
+    }
+}
+
 /// The known name that looks most like `name`; none when all are too different to be meant.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+    // In bytes first: counting the characters of a long name takes its time, too.
+    if name.len() > 4 * MAX_NAME || name.chars().count() > MAX_NAME {
+        return None;
+    }
     let lower = name.to_lowercase();
-    let tolerance = (lower.chars().count() / 3).clamp(1, 4);
+    let length = lower.chars().count();
+    let tolerance = (length / 3).clamp(1, 4);
     known
+        .filter(|k| k.chars().count().abs_diff(length) <= tolerance)
         .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
         .filter(|(distance, _)| *distance <= tolerance)
         .min()
@@ -169,6 +210,29 @@ mod tests {
             ["spec.named.any.name.kinds: unknown field, did you mean \"kind\"?"]
         );
         assert!(messages(&json!({"extra": {"a/b": ["x"]}, "foreign": {"what": {"ever": 1}}})).is_empty());
+    }
+
+    #[test]
+    fn a_hostile_manifest_costs_no_more_than_its_size() {
+        let long = "n".repeat(1 << 20);
+        let begun = std::time::Instant::now();
+        // A long name beside others, one on the way to many items, and more unknown fields than anybody reads.
+        let many: serde_json::Map<_, _> = (0..200_000)
+            .map(|n| (format!("backupConfi{n}"), Value::Null))
+            .collect();
+        for hostile in [
+            json!({long.clone(): {}, "named": {long.clone(): {"kinds": 1}}}),
+            json!({"extra": {long.clone(): vec![0; 200_000]}}),
+            Value::Object(many),
+        ] {
+            let found = check_fields(&schema(), &hostile);
+            assert!(found.len() <= MAX_UNKNOWN, "{}", found.len());
+            let text: usize = found.iter().map(|f| f.to_string().len()).sum();
+            assert!(text < 2000, "{text} bytes of message");
+        }
+        assert!(begun.elapsed().as_secs() < 5, "it took {:?}", begun.elapsed());
+        let cut = messages(&json!({"ä".repeat(65): 1}));
+        assert_eq!(cut, [format!("spec.{}…: unknown field", "ä".repeat(64))]);
     }
 
     proptest! {
