@@ -1,6 +1,6 @@
 //! Errors become one envelope; what is internal is logged and not shown.
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonDataError, JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use holdfast_auth::{Refusal, SessionError, SignInError};
@@ -223,9 +223,7 @@ impl From<SessionError> for ApiError {
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         match rejection {
-            JsonRejection::JsonDataError(error) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.body_text())
-            }
+            JsonRejection::JsonDataError(error) => body_error(&error),
             other => {
                 let body = plain(other.status());
                 let code = if body.code == "tooLarge" {
@@ -236,6 +234,58 @@ impl From<JsonRejection> for ApiError {
                 Self::new(other.status(), code, other.body_text())
             }
         }
+    }
+}
+
+/// Longest path of a field that is repeated, in characters: whoever sends a body makes up its names.
+const MAX_PATH: usize = 256;
+
+/// A body that is JSON, but not the one that is expected. The parser's message quotes what it does not like, and that may
+/// be a credential in the wrong place; so the field is named, and what belongs there, and never what stands there.
+fn body_error(error: &JsonDataError) -> ApiError {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<serde_path_to_error::Error<serde_json::Error>>() {
+            let path: String = found.path().to_string().chars().take(MAX_PATH).collect();
+            let what = without_values(&found.inner().to_string());
+            return match path.as_str() {
+                "." => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", what),
+                _ => ApiError::field(path, what),
+            };
+        }
+        cause = error.source();
+    }
+    ApiError::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid",
+        "the body is not what is expected here",
+    )
+}
+
+/// What a message of serde says about the types and names that we expect; of the rest it is not known who wrote it.
+fn without_values(message: &str) -> String {
+    let message = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
+    let quotes = [
+        "invalid type: ",
+        "invalid value: ",
+        "invalid length ",
+        "unknown variant `",
+    ];
+    let expected = message.rsplit_once(", expected ").map(|(_, expected)| expected);
+    match expected {
+        _ if message.starts_with("missing field `") || message.starts_with("duplicate field `") => {
+            message.to_owned()
+        }
+        Some(expected) if message.starts_with("unknown field `") => {
+            format!(
+                "unknown field; known are {}",
+                expected.trim_start_matches("one of ")
+            )
+        }
+        Some(expected) if quotes.iter().any(|start| message.starts_with(start)) => {
+            format!("expected {expected}")
+        }
+        _ => "this cannot be used here".to_owned(),
     }
 }
 
@@ -260,4 +310,70 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::Json;
+    use holdfast_shared::CreateTarget;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut Value)) -> (String, Vec<ErrorDetail>) {
+        let mut body = json!({"name": "t", "namespace": "n", "credentials": {"accessKey": "AKIA", "secretKey": "s"},
+            "spec": {"type": "ObjectStore", "vendor": "AWS", "objectStoreCredentials":
+                {"bucketName": "b", "credentialSecret": {"name": "s"}}}});
+        assert!(Json::<CreateTarget>::from_bytes(body.to_string().as_bytes()).is_ok());
+        change(&mut body);
+        let rejection = Json::<CreateTarget>::from_bytes(body.to_string().as_bytes()).unwrap_err();
+        let error = ApiError::from(rejection);
+        assert_eq!(error.status, StatusCode::UNPROCESSABLE_ENTITY);
+        (error.message, error.details)
+    }
+
+    #[test]
+    fn a_credential_in_the_wrong_place_is_not_repeated() {
+        let secret = "wJalrXUtnFEMI, expected KEY";
+        for (at, field, hint) in [
+            ("/credentials", "credentials", "expected struct TargetCredentials"),
+            (
+                "/spec/objectStoreCredentials/credentialSecret",
+                "spec.objectStoreCredentials.credentialSecret",
+                "expected struct",
+            ),
+            ("/spec/type", "spec.type", "ObjectStore"),
+        ] {
+            let (message, details) = refusal(|body| *body.pointer_mut(at).unwrap() = json!(secret));
+            assert!(!message.contains("wJal") && !message.contains("KEY"), "{message}");
+            assert!(
+                message.starts_with(&format!("{field}: ")) && message.contains(hint),
+                "{message}"
+            );
+            assert_eq!(details[0].field, field);
+        }
+        let (message, _) = refusal(|body| body["credentials"]["secretKey"] = json!(4_711_081_500_u64));
+        assert_eq!(message, "credentials.secretKey: expected a string");
+        let (message, _) =
+            refusal(|body| _ = body["credentials"].as_object_mut().unwrap().remove("secretKey"));
+        assert_eq!(message, "credentials: missing field `secretKey`");
+        let (message, _) = refusal(|body| body["credentials"]["secret"] = json!(secret));
+        assert!(
+            message.contains("known are `accessKey` or `secretKey`"),
+            "{message}"
+        );
+        assert!(!message.contains("wJal"), "{message}");
+    }
+
+    #[test]
+    fn of_words_that_may_be_anybodys_none_is_passed_on() {
+        assert_eq!(
+            without_values("\"AKIA\" is no name, expected AKIA at line 1 column 7"),
+            "this cannot be used here"
+        );
+        assert_eq!(
+            without_values("invalid length 3, expected at most 2 at line 1 column 7"),
+            "expected at most 2"
+        );
+    }
 }

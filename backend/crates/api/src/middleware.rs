@@ -23,6 +23,8 @@ use crate::state::App;
 
 /// How long a handler may take until the head of its answer. Event streams have theirs at once.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Longest message in the audit, in characters; the client gets all of it.
+const MAX_OUTCOME: usize = 1024;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Sent with every answer. The console loads nothing from elsewhere, runs WebAssembly, and is never framed.
@@ -175,7 +177,8 @@ pub(crate) async fn audit(State(app): State<App>, mut request: Request, next: Ne
         entry.user = noted.user.unwrap_or(entry.user);
         entry.status = response.status().as_u16();
         if let Some(error) = response.extensions().get::<ErrorBody>() {
-            entry.outcome = format!("{}: {}", error.code, error.message);
+            let message = error.message.chars().take(MAX_OUTCOME);
+            entry.outcome = format!("{}: {}", error.code, message.collect::<String>());
         }
         record(&app, entry).await;
         response
