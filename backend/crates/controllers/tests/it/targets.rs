@@ -48,6 +48,26 @@ async fn every_way_a_target_can_be_wrong_has_its_reason() {
 }
 
 #[tokio::test]
+async fn a_key_that_no_request_can_carry_is_told_and_harms_nobody() {
+    let world = World::bare("odd-keys").await;
+    let keys = json!({"accessKey": "AKIA\nEVIL", "secretKey": "s"});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "odd"}, "stringData": keys});
+    world.make(secret).await;
+    world
+        .target("odd", json!({"credentialSecret": {"name": "odd"}}))
+        .await;
+    let message = verdict(&world, "odd", "WrongCredentials").await;
+    assert!(
+        message.contains("printable ASCII") && !message.contains("EVIL"),
+        "{message}"
+    );
+    world.secret("keys", None).await;
+    world.target("good", json!({})).await;
+    verdict(&world, "good", "Valid").await;
+}
+
+#[tokio::test]
 async fn a_plan_follows_its_target() {
     let world = World::bare("plans").await;
     world.plan("p", json!({})).await;
