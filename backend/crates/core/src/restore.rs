@@ -12,6 +12,9 @@ use serde_json::Value;
 
 pub use clean::clean_for_restore;
 
+/// Longest name, in bytes. Most kinds allow 253; some set no limit but that of a path.
+const MAX_NAME: usize = 1024;
+
 /// Identity of an object inside a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
@@ -26,16 +29,34 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// Reads the identity out of a manifest; `None` when it has no `apiVersion`, `kind` or name.
+    /// Reads the identity out of a manifest; `None` when `apiVersion`, `kind` or name are missing, or longer than any
+    /// API server takes them: identities are copied for every reference to them.
     pub fn of(object: &Value) -> Option<Self> {
         let api_version = object.get("apiVersion")?.as_str()?;
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        Some(Self {
+        let kind = object.get("kind")?.as_str()?;
+        let name = object.pointer("/metadata/name")?.as_str()?;
+        let fits = group.len() <= 253 && version.len() <= 63 && kind.len() <= 63 && name.len() <= MAX_NAME;
+        fits.then(|| Self {
             group: group.to_owned(),
             version: version.to_owned(),
-            kind: object.get("kind")?.as_str()?.to_owned(),
-            name: object.pointer("/metadata/name")?.as_str()?.to_owned(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
         })
+    }
+
+    /// As much as there is of the identity of an object that has none.
+    fn of_unnamed(object: &Value) -> Self {
+        let text = |pointer: &str| {
+            let found = object.pointer(pointer).and_then(Value::as_str);
+            found.unwrap_or_default().chars().take(63).collect()
+        };
+        Self {
+            group: String::new(),
+            version: text("/apiVersion"),
+            kind: text("/kind"),
+            name: text("/metadata/name"),
+        }
     }
 }
 
@@ -119,9 +140,11 @@ impl ObjectPlan {
 pub fn plan_objects(objects: Vec<Value>, namespace: &str, data_claims: &BTreeSet<String>) -> ObjectPlan {
     let mut plan = ObjectPlan::default();
     let mut found: BTreeMap<ObjectKey, PlannedObject> = BTreeMap::new();
-    let keys: BTreeSet<ObjectKey> = objects.iter().filter_map(ObjectKey::of).collect();
+    let keys = by_name(&objects);
     for object in objects {
         let Some(key) = ObjectKey::of(&object) else {
+            let reason = "it has no apiVersion, kind or metadata.name that an API server takes".to_owned();
+            plan.skipped.push((ObjectKey::of_unnamed(&object), reason));
             continue;
         };
         if let Some(reason) = clean::reason_to_skip(&key, &object) {
@@ -151,24 +174,34 @@ pub fn plan_objects(objects: Vec<Value>, namespace: &str, data_claims: &BTreeSet
         object.owners.retain(|o| known.contains(&o.key));
     }
     let mut levels: BTreeMap<u32, Vec<PlannedObject>> = BTreeMap::new();
-    let all = found.clone();
-    for (key, object) in found {
+    let each = level::with_owners(&found);
+    for ((key, object), level) in found.into_iter().zip(each) {
         if key.kind == "CustomResourceDefinition" {
             plan.definitions.push(object);
         } else {
-            levels
-                .entry(level::with_owners(&key, &all))
-                .or_default()
-                .push(object);
+            levels.entry(level).or_default().push(object);
         }
     }
     plan.levels = levels.into_values().collect();
     plan
 }
 
+/// Objects by group, kind and name, as owner references name them.
+type ByName = BTreeMap<(String, String, String), ObjectKey>;
+
+fn by_name(objects: &[Value]) -> ByName {
+    let mut all = ByName::new();
+    for key in objects.iter().filter_map(ObjectKey::of) {
+        all.entry((key.group.clone(), key.kind.clone(), key.name.clone()))
+            .and_modify(|known| *known = key.clone().min(known.clone()))
+            .or_insert(key);
+    }
+    all
+}
+
 /// Owners that were captured too. A name is unique among a kind's objects of one namespace, so group, kind and name
 /// tell which one is meant, whatever version the reference is written in.
-fn owners_of(object: &Value, keys: &BTreeSet<ObjectKey>) -> Vec<Owner> {
+fn owners_of(object: &Value, keys: &ByName) -> Vec<Owner> {
     let references = object
         .pointer("/metadata/ownerReferences")
         .and_then(Value::as_array);
@@ -182,10 +215,7 @@ fn owners_of(object: &Value, keys: &BTreeSet<ObjectKey>) -> Vec<Owner> {
     let owner = |r: &Value| {
         let api_version = text(r, "apiVersion");
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
-        let (kind, name) = (text(r, "kind"), text(r, "name"));
-        let key = keys
-            .iter()
-            .find(|k| k.group == group && k.kind == kind && k.name == name)?;
+        let key = keys.get(&(group.to_owned(), text(r, "kind"), text(r, "name")))?;
         let (controller, block) = (flag(r, "controller"), flag(r, "blockOwnerDeletion"));
         Some(Owner {
             key: key.clone(),
@@ -195,6 +225,9 @@ fn owners_of(object: &Value, keys: &BTreeSet<ObjectKey>) -> Vec<Owner> {
     };
     references.into_iter().flatten().filter_map(owner).collect()
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {
@@ -279,12 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_cycle_ends() {
-        let mut a = object("v1", "ConfigMap", "a");
-        let mut b = object("v1", "ConfigMap", "b");
-        a["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "b"}]);
-        b["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "a"}]);
-        assert_eq!(plan_objects(vec![a, b], "new", &BTreeSet::new()).len(), 2);
+    fn what_has_no_identity_is_reported() {
+        let odd = json!({"apiVersion": "v1", "kind": "Thing", "metadata": {"name": 7}});
+        let endless = object(&"v".repeat(1 << 20), "Thing", "x");
+        let plan = plan_objects(vec![odd, endless], "new", &BTreeSet::new());
+        assert_eq!(plan.skipped.len(), 2);
+        assert_eq!(plan.skipped[0].0.kind, "Thing");
     }
 
     #[test]

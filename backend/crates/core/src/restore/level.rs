@@ -1,6 +1,6 @@
 //! Which objects must be there before others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{ObjectKey, PlannedObject};
 
@@ -32,23 +32,64 @@ fn of_kind(key: &ObjectKey) -> u32 {
     }
 }
 
-/// The level of an object: that of its kind, and in any case after its owners. A cycle of owners, which the garbage
-/// collector would not survive either, is cut where it closes.
-pub(super) fn with_owners(key: &ObjectKey, all: &BTreeMap<ObjectKey, PlannedObject>) -> u32 {
-    fn walk(
-        key: &ObjectKey,
-        all: &BTreeMap<ObjectKey, PlannedObject>,
-        seen: &mut BTreeSet<ObjectKey>,
-    ) -> u32 {
-        let mut level = of_kind(key);
-        if !seen.insert(key.clone()) {
-            return level;
-        }
-        for owner in all.get(key).into_iter().flat_map(|o| &o.owners) {
-            level = level.max(walk(&owner.key, all, seen) + 1);
-        }
-        seen.remove(key);
-        level
+/// How far an object has come.
+#[derive(Clone, Copy)]
+enum Walk {
+    /// Nobody has looked at it.
+    New,
+    /// Its owners are being looked at: whoever comes back to it closes a circle.
+    Open,
+    /// Its level is known.
+    Done(u32),
+}
+
+/// The level of every object, in the order of the map: that of its kind, and in any case after its owners. A circle of
+/// owners, which the garbage collector would not survive either, is cut where it closes.
+///
+/// Every object and every reference is looked at once, on a stack of our own: people write references, and nothing
+/// bounds how many paths there are or how long they get.
+pub(super) fn with_owners(objects: &BTreeMap<ObjectKey, PlannedObject>) -> Vec<u32> {
+    let number: BTreeMap<&ObjectKey, usize> = objects.keys().zip(0..).collect();
+    let numbers = |object: &PlannedObject| -> Vec<usize> {
+        let owners = object.owners.iter();
+        owners.filter_map(|o| number.get(&o.key).copied()).collect()
+    };
+    let owners: Vec<Vec<usize>> = objects.values().map(numbers).collect();
+    let kinds: Vec<u32> = objects.keys().map(of_kind).collect();
+    let mut walks = vec![Walk::New; owners.len()];
+    for start in 0..walks.len() {
+        walk(start, &owners, &kinds, &mut walks);
     }
-    walk(key, all, &mut BTreeSet::new())
+    let level = |walk: Walk| match walk {
+        Walk::Done(level) => Some(level),
+        Walk::New | Walk::Open => None,
+    };
+    walks.into_iter().filter_map(level).collect()
+}
+
+/// Finds the level of one object and of everything above it.
+fn walk(start: usize, owners: &[Vec<usize>], kinds: &[u32], walks: &mut [Walk]) {
+    // The object, and which of its owners is next.
+    let mut path = vec![(start, 0)];
+    while let Some((object, next)) = path.last_mut() {
+        let object = *object;
+        if let Walk::Done(_) = walks[object] {
+            path.pop();
+            continue;
+        }
+        walks[object] = Walk::Open;
+        if let Some(owner) = owners[object].get(*next).copied() {
+            *next += 1;
+            if let Walk::New = walks[owner] {
+                path.push((owner, 0));
+            }
+            continue;
+        }
+        let above = owners[object].iter().filter_map(|owner| match walks[*owner] {
+            Walk::Done(level) => Some(level + 1),
+            Walk::New | Walk::Open => None,
+        });
+        walks[object] = Walk::Done(above.fold(kinds[object], u32::max));
+        path.pop();
+    }
 }
