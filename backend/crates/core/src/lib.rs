@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod chain;
+pub mod limit;
 pub mod quantity;
 pub mod restore;
 pub mod schema;

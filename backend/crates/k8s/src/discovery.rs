@@ -10,12 +10,17 @@ use kube::core::discovery::v2::{APIGroupDiscovery, APIGroupDiscoveryList, APIVer
 use kube::discovery::{ApiResource, verbs};
 use kube::{Api, Client, Resource, core::DynamicObject};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// Objects per page of a list, the page size of kubectl.
+/// Most objects of a page, the page size of kubectl.
 const PAGE: u32 = 500;
-/// How often a list starts anew when its continue token has expired.
-const RESTARTS: usize = 3;
+/// Objects of the first page, before their size is known: an object may have megabytes.
+const FIRST_PAGE: u32 = 20;
+/// Bytes that a page should have.
+const PAGE_SIZE: usize = 4 << 20;
+/// How often a list is begun anew when its continue token has expired.
+pub const LIST_RESTARTS: usize = 3;
 
 /// One kind in one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,15 +215,86 @@ struct RawList {
     #[serde(default)]
     metadata: ListMeta,
     #[serde(default, deserialize_with = "null_is_empty")]
-    items: Vec<Value>,
+    items: Vec<Box<RawValue>>,
 }
 
 /// Go servers send `null` for an empty slice.
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Value>, D::Error> {
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Box<RawValue>>, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-/// Every object of one kind, of a namespace or of the whole cluster, page by page.
+/// Every object of one kind, of a namespace or of the whole cluster, a page at a time. Small objects come by the
+/// hundreds, large ones by few, so that a page is never much memory.
+pub struct Pages<'a> {
+    client: &'a Client,
+    resource: &'a ApiResource,
+    url: String,
+    /// What to ask for next; `None` at the end.
+    next: Option<ListParams>,
+}
+
+impl<'a> Pages<'a> {
+    /// Begins a list.
+    pub fn of(client: &'a Client, kind: &'a ApiKind, namespace: Option<&str>) -> Self {
+        Self {
+            client,
+            resource: &kind.resource,
+            url: DynamicObject::url_path(&kind.resource, namespace),
+            next: Some(ListParams::default().limit(FIRST_PAGE)),
+        }
+    }
+
+    /// The next page; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever the API server answers. When [`is_expired`], the list has to be begun anew: pages of two states of the
+    /// world do not add up.
+    pub async fn next(&mut self) -> Result<Option<Page>, kube::Error> {
+        let Some(params) = self.next.take() else {
+            return Ok(None);
+        };
+        let request = Request::new(&self.url)
+            .list(&params)
+            .map_err(kube::Error::BuildRequest)?;
+        let text = self.client.request_text(request).await?;
+        let list: RawList = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+        let token = list.metadata.continue_.filter(|token| !token.is_empty());
+        self.next = token.map(|token| {
+            let fitting = PAGE_SIZE * list.items.len().max(1) / text.len().max(1);
+            let limit = u32::try_from(fitting).unwrap_or(PAGE).clamp(1, PAGE);
+            ListParams::default().limit(limit).continue_token(&token)
+        });
+        Ok(Some(Page {
+            items: list.items.into_iter(),
+            resource: self.resource.clone(),
+        }))
+    }
+}
+
+/// Objects that came together, taken apart one by one.
+pub struct Page {
+    items: std::vec::IntoIter<Box<RawValue>>,
+    resource: ApiResource,
+}
+
+impl Iterator for Page {
+    type Item = Result<Value, kube::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let object = serde_json::from_str(self.items.next()?.get()).map_err(kube::Error::SerdeError);
+        Some(object.map(|object| with_type(object, &self.resource)))
+    }
+}
+
+/// Whether the token that a list goes on by has expired.
+pub fn is_expired(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 410)
+}
+
+/// Every object of one kind at once, for kinds of which there are few.
+///
+/// # Errors
+/// Whatever the API server answers.
 pub async fn list_kind(
     client: &Client,
     kind: &ApiKind,
@@ -227,8 +303,7 @@ pub async fn list_kind(
     let mut restarts = 0;
     loop {
         match list_once(client, kind, namespace).await {
-            // The continue token has expired: pages of two states of the world do not add up.
-            Err(kube::Error::Api(status)) if status.code == 410 && restarts < RESTARTS => restarts += 1,
+            Err(error) if is_expired(&error) && restarts < LIST_RESTARTS => restarts += 1,
             other => return other,
         }
     }
@@ -239,24 +314,14 @@ async fn list_once(
     kind: &ApiKind,
     namespace: Option<&str>,
 ) -> Result<Vec<Value>, kube::Error> {
-    let url = DynamicObject::url_path(&kind.resource, namespace);
-    let mut params = ListParams::default().limit(PAGE);
+    let mut pages = Pages::of(client, kind, namespace);
     let mut objects = Vec::new();
-    loop {
-        let request = Request::new(&url)
-            .list(&params)
-            .map_err(kube::Error::BuildRequest)?;
-        let page: RawList = client.request(request).await?;
-        objects.extend(
-            page.items
-                .into_iter()
-                .map(|object| with_type(object, &kind.resource)),
-        );
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(objects),
+    while let Some(page) = pages.next().await? {
+        for object in page {
+            objects.push(object?);
         }
     }
+    Ok(objects)
 }
 
 /// Items of a list come without their type; it goes first, as people write it.

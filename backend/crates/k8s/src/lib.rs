@@ -19,7 +19,10 @@ pub use access::{Access, Decision, review};
 pub use apply::{create_or_get, delete, dynamic};
 pub use cluster::{ADMINISTRATORS, Cluster, ConnectError, impersonated};
 pub use condition::{Truth, condition, is_true, set_condition};
-pub use discovery::{ApiKind, ApiKinds, DiscoverError, ListFailure, ListFailures, list_kind};
+pub use discovery::{
+    ApiKind, ApiKinds, DiscoverError, LIST_RESTARTS, ListFailure, ListFailures, Page, Pages, is_expired,
+    list_kind,
+};
 pub use error::{ApiFailure, describe, is_already_exists, is_conflict, is_not_found};
 pub use events::Events;
 pub use lease::{Election, ElectionError, Leadership};

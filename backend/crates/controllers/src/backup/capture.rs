@@ -1,18 +1,25 @@
 //! Reads every object of a namespace into one compressed file of JSON lines.
 //!
-//! Order: definitions of custom resources, the namespace, then all objects by group, kind and name. Few kinds are in
-//! memory at a time; what is kept is the compressed file.
+//! Order: definitions of custom resources, the namespace, then all objects by group, kind and name. A page of few kinds is
+//! in memory at a time; what is kept is the compressed file, a frame for each kind. What a restore could not read, because
+//! there is too much of it, is refused here.
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use holdfast_core::capture::{Neighbours, ignores_group, ignores_kind, reason_to_ignore, sanitise};
+use holdfast_core::limit::{MAX_FILE, TooLarge, Weight};
+use holdfast_core::restore::ObjectKey;
 use holdfast_crd::ResourceSelector;
 use holdfast_crd::names::reasons;
-use holdfast_k8s::{ApiKind, ApiKinds, ListFailure, ListFailures, is_not_found, list_kind};
+use holdfast_k8s::{
+    ApiKind, ApiKinds, LIST_RESTARTS, ListFailure, ListFailures, Page, Pages, is_expired, is_not_found,
+    list_kind,
+};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Resource;
@@ -23,12 +30,10 @@ use serde_json::Value;
 use crate::Context;
 use crate::failure::Failure;
 
-/// Kinds that are listed at the same time, and so in memory at once.
+/// Kinds that are listed at the same time, a page of each in memory.
 const PARALLEL: usize = 6;
 /// Compression level: a namespace is small, and level 3 is free.
 const LEVEL: i32 = 3;
-/// Largest file that a restore reads.
-const MAX_FILE: usize = 256 << 20;
 
 /// The captured objects.
 pub(super) struct Captured {
@@ -63,7 +68,10 @@ pub(super) async fn capture(
         };
         return Err(incomplete(&failures, true));
     }
-    let neighbours = neighbours(ctx, &kinds, namespace).await?;
+    let rules = Arc::new(Rules {
+        neighbours: neighbours(ctx, &kinds, namespace).await?,
+        exclude: exclude.cloned(),
+    });
     let mut wanted: Vec<ApiKind> = kinds
         .storable_namespaced()
         .filter(|k| !ignores_kind(&k.resource.group, &k.resource.kind))
@@ -74,60 +82,116 @@ pub(super) async fn capture(
     let lists: Vec<BoxFuture<'_, _>> = wanted
         .into_iter()
         .map(|kind| {
+            let rules = &rules;
             async move {
-                let objects = list_kind(&ctx.client, &kind, Some(namespace)).await;
-                (kind, objects)
+                let frame = read_kind(ctx, &kind, namespace, rules).await;
+                (kind, frame)
             }
             .boxed()
         })
         .collect();
     let mut lists = stream::iter(lists).buffered(PARALLEL);
-    let mut body = Lines::new()?;
+    let mut body = Frames::default();
     let mut definitions = BTreeSet::new();
-    while let Some((kind, objects)) = lists.next().await {
-        let objects = objects.map_err(|source| {
-            let retryable = holdfast_k8s::describe(&source).retryable;
-            incomplete(
-                &ListFailure {
-                    kind: kind.title(),
-                    source,
-                },
-                retryable,
-            )
-        })?;
-        let kept = select(objects, &neighbours, exclude);
-        if kept.is_empty() {
-            continue;
-        }
-        if kind.resource.group.contains('.') {
+    while let Some((kind, frames)) = lists.next().await {
+        let frames = frames?;
+        if frames.weight.objects > 0 && kind.resource.group.contains('.') {
             definitions.insert(format!("{}.{}", kind.resource.plural, kind.resource.group));
         }
-        body = body.add(kept).await?;
+        body.append(frames)?;
     }
-    let mut head = Lines::new()?
-        .add(read_definitions(ctx, &definitions).await?)
-        .await?;
-    head = head.add(vec![read_namespace(ctx, namespace).await?]).await?;
-    // Two frames one after the other are one file to every zstd decoder.
-    let count = head.count + body.count;
-    let mut file = head.finish()?;
-    file.extend(body.finish()?);
+    let mut file = read_head(ctx, namespace, &definitions).await?;
+    file.append(body)?;
     Ok(Captured {
-        file: Bytes::from(file),
-        count,
+        count: file.weight.objects,
+        file: Bytes::from(file.bytes),
     })
 }
 
-/// Applies both lists and takes off what the API server sets.
-fn select(objects: Vec<Value>, neighbours: &Neighbours, exclude: Option<&ResourceSelector>) -> Vec<Value> {
-    let mut kept: Vec<Value> = objects
-        .into_iter()
-        .filter(|object| {
-            reason_to_ignore(object, neighbours).is_none() && !exclude.is_some_and(|e| names(e, object))
-        })
-        .collect();
-    kept.iter_mut().for_each(sanitise);
-    kept
+/// Definitions of the custom resources that were captured, and the namespace. A group that no definition stands for is
+/// served otherwise.
+async fn read_head(
+    ctx: &Context,
+    namespace: &str,
+    definitions: &BTreeSet<String>,
+) -> Result<Frames, Failure> {
+    let mut head = Lines::new()?;
+    let path = CustomResourceDefinition::url_path(&(), None);
+    for name in definitions {
+        if let Some(mut definition) = read(ctx, &path, name).await? {
+            sanitise(&mut definition);
+            head.add(&definition)?;
+        }
+    }
+    head.add(&read_namespace(ctx, namespace).await?)?;
+    head.finish()
+}
+
+/// Everything of one kind that is captured. Of the objects themselves only a page is in memory.
+async fn read_kind(
+    ctx: &Context,
+    kind: &ApiKind,
+    namespace: &str,
+    rules: &Arc<Rules>,
+) -> Result<Frames, Failure> {
+    let mut restarts = 0;
+    'anew: loop {
+        let mut pages = Pages::of(&ctx.client, kind, Some(namespace));
+        let mut lines = Lines::new()?;
+        loop {
+            match pages.next().await {
+                Ok(Some(page)) => lines = add_page(lines, page, kind, Arc::clone(rules)).await?,
+                Ok(None) => return lines.finish(),
+                Err(error) if is_expired(&error) && restarts < LIST_RESTARTS => {
+                    restarts += 1;
+                    continue 'anew;
+                }
+                Err(error) => return Err(not_listed(&kind.title(), error)),
+            }
+        }
+    }
+}
+
+/// Appends what is kept of a page, off the async threads.
+async fn add_page(mut lines: Lines, page: Page, kind: &ApiKind, rules: Arc<Rules>) -> Result<Lines, Failure> {
+    let title = kind.title();
+    let added = tokio::task::spawn_blocking(move || {
+        for object in page {
+            let object = object.map_err(|source| not_listed(&title, source))?;
+            if let Some(kept) = rules.select(object) {
+                lines.add(&kept)?;
+            }
+        }
+        Ok(lines)
+    });
+    added.await.map_err(|e| encoding(std::io::Error::other(e)))?
+}
+
+fn not_listed(kind: &str, source: kube::Error) -> Failure {
+    let retryable = holdfast_k8s::describe(&source).retryable;
+    let failure = ListFailure {
+        kind: kind.to_owned(),
+        source,
+    };
+    incomplete(&failure, retryable)
+}
+
+/// What decides about one object.
+struct Rules {
+    neighbours: Neighbours,
+    exclude: Option<ResourceSelector>,
+}
+
+impl Rules {
+    /// Applies both lists and takes off what the API server sets.
+    fn select(&self, mut object: Value) -> Option<Value> {
+        let excluded = self.exclude.as_ref().is_some_and(|e| names(e, &object));
+        if excluded || reason_to_ignore(&object, &self.neighbours).is_some() {
+            return None;
+        }
+        sanitise(&mut object);
+        Some(object)
+    }
 }
 
 fn names(selector: &ResourceSelector, object: &Value) -> bool {
@@ -153,19 +217,6 @@ async fn neighbours(ctx: &Context, kinds: &ApiKinds, namespace: &str) -> Result<
             .for_each(|service| neighbours.note(service));
     }
     Ok(neighbours)
-}
-
-/// Definitions of the custom resources that were captured; a group that no definition stands for is served otherwise.
-async fn read_definitions(ctx: &Context, names: &BTreeSet<String>) -> Result<Vec<Value>, Failure> {
-    let mut found = Vec::new();
-    for name in names {
-        let path = CustomResourceDefinition::url_path(&(), None);
-        if let Some(mut definition) = read(ctx, &path, name).await? {
-            sanitise(&mut definition);
-            found.push(definition);
-        }
-    }
-    Ok(found)
 }
 
 async fn read_namespace(ctx: &Context, namespace: &str) -> Result<Value, Failure> {
@@ -203,43 +254,82 @@ fn incomplete(error: &dyn std::error::Error, retryable: bool) -> Failure {
     }
 }
 
+/// Finished zstd frames: one after the other they are one file to every decoder.
+#[derive(Default)]
+struct Frames {
+    bytes: Vec<u8>,
+    weight: Weight,
+}
+
+impl Frames {
+    fn append(&mut self, more: Self) -> Result<(), Failure> {
+        self.weight
+            .merge(more.weight)
+            .map_err(|why| too_large(None, why))?;
+        self.bytes.extend(more.bytes);
+        if self.bytes.len() as u64 > MAX_FILE {
+            return Err(too_large(None, TooLarge::File));
+        }
+        Ok(())
+    }
+}
+
 /// JSON lines on their way into one zstd frame.
 struct Lines {
     encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
-    count: u64,
+    weight: Weight,
+    line: Vec<u8>,
 }
 
 impl Lines {
     fn new() -> Result<Self, Failure> {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).map_err(encoding)?;
         encoder.include_checksum(true).map_err(encoding)?;
-        Ok(Self { encoder, count: 0 })
+        Ok(Self {
+            encoder,
+            weight: Weight::default(),
+            line: Vec::new(),
+        })
     }
 
-    /// Appends objects, off the async threads.
-    async fn add(mut self, objects: Vec<Value>) -> Result<Self, Failure> {
-        let written = tokio::task::spawn_blocking(move || {
-            for object in &objects {
-                serde_json::to_writer(&mut self.encoder, object).map_err(std::io::Error::other)?;
-                self.encoder.write_all(b"\n")?;
-                self.count += 1;
-            }
-            Ok::<_, std::io::Error>(self)
-        });
-        let lines = written
-            .await
-            .map_err(|e| encoding(std::io::Error::other(e)))?
-            .map_err(encoding)?;
-        if lines.encoder.get_ref().len() > MAX_FILE {
-            let text = format!("the objects of the namespace are more than {MAX_FILE} bytes when compressed");
+    /// Appends an object, if a restore could read it.
+    fn add(&mut self, object: &Value) -> Result<(), Failure> {
+        let Some(key) = ObjectKey::of(object) else {
+            let text = format!(
+                "the API server lists something without a usable apiVersion, kind or name, which no restore could \
+                 write: {}",
+                object.to_string().chars().take(200).collect::<String>()
+            );
             return Err(Failure::lasting(reasons::CAPTURE_INCOMPLETE, text));
-        }
-        Ok(lines)
+        };
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, object).map_err(|e| encoding(e.into()))?;
+        self.weight
+            .add(&self.line)
+            .map_err(|why| too_large(Some(&key), why))?;
+        self.line.push(b'\n');
+        self.encoder.write_all(&self.line).map_err(encoding)
     }
 
-    fn finish(self) -> Result<Vec<u8>, Failure> {
-        self.encoder.finish().map_err(encoding)
+    fn finish(self) -> Result<Frames, Failure> {
+        if self.weight == Weight::default() {
+            return Ok(Frames::default());
+        }
+        Ok(Frames {
+            bytes: self.encoder.finish().map_err(encoding)?,
+            weight: self.weight,
+        })
     }
+}
+
+/// A point that no restore could read is none.
+fn too_large(at: Option<&ObjectKey>, why: TooLarge) -> Failure {
+    let at = at.map(|key| format!(", found at {key}")).unwrap_or_default();
+    let text = format!(
+        "the namespace has more than a restore can read: {why}{at}; leave out what is not needed by naming it in \
+         spec.excludeResources of the plan"
+    );
+    Failure::lasting(reasons::CAPTURE_INCOMPLETE, text)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "as map_err wants it")]
@@ -256,20 +346,61 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn two_frames_read_as_one_file_in_order() {
-        let head = Lines::new().unwrap().add(vec![json!({"a": 1})]).await.unwrap();
-        let body = Lines::new()
+    fn object(api: &str, kind: &str, name: &str) -> Value {
+        json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}})
+    }
+
+    #[test]
+    fn frames_read_as_one_file_in_order() {
+        let mut file = Frames::default();
+        for names in [&["a"][..], &[], &["b", "c"]] {
+            let mut lines = Lines::new().unwrap();
+            for name in names {
+                lines.add(&object("v1", "ConfigMap", name)).unwrap();
+            }
+            file.append(lines.finish().unwrap()).unwrap();
+        }
+        assert_eq!(file.weight.objects, 3);
+        let text = zstd::stream::decode_all(file.bytes.as_slice()).unwrap();
+        let names: Vec<Value> = String::from_utf8(text)
             .unwrap()
-            .add(vec![json!({"b": 2}), json!({"c": 3})])
-            .await
-            .unwrap();
-        let mut file = head.finish().unwrap();
-        file.extend(body.finish().unwrap());
-        let text = zstd::stream::decode_all(file.as_slice()).unwrap();
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "{\"a\":1}\n{\"b\":2}\n{\"c\":3}\n"
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["metadata"]["name"].take())
+            .collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn what_no_restore_could_read_is_refused_with_the_way_out() {
+        let refused = |object: &Value| Lines::new().unwrap().add(object).unwrap_err();
+        let mut large = object("v1", "ConfigMap", "large");
+        large["data"] = json!({"x": "x".repeat(holdfast_core::limit::MAX_OBJECT)});
+        let failure = refused(&large);
+        assert_eq!(failure.reason, reasons::CAPTURE_INCOMPLETE);
+        for part in ["4 MiB", "ConfigMap/large", "excludeResources"] {
+            assert!(failure.message.contains(part), "{}", failure.message);
+        }
+        for odd in [
+            json!(7),
+            json!([]),
+            json!({"apiVersion": "v1", "kind": "Thing", "metadata": {}}),
+        ] {
+            assert!(refused(&odd).message.contains("no restore could write"));
+        }
+        let mut half = Lines::new().unwrap();
+        let mut wide = object("v1", "ConfigMap", "wide");
+        wide["data"] = json!(vec![0; 1_000_000]);
+        half.add(&wide).unwrap();
+        half.add(&wide).unwrap();
+        let mut file = half.finish().unwrap();
+        let mut other = Lines::new().unwrap();
+        other.add(&wide).unwrap();
+        other.add(&wide).unwrap();
+        let failure = file.append(other.finish().unwrap()).unwrap_err();
+        assert!(
+            failure.message.contains("512 MiB of memory"),
+            "{}",
+            failure.message
         );
     }
 
@@ -279,14 +410,17 @@ mod tests {
             {"groupVersionKind": {"kind": "ConfigMap"}, "objects": ["a"]},
             {"groupVersionKind": {"group": "apps", "kind": "Deployment"}}]}))
         .unwrap();
-        let object = |api: &str, kind: &str, name: &str| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}});
         let objects = vec![
             object("v1", "ConfigMap", "a"),
             object("v1", "ConfigMap", "b"),
             object("apps/v1", "Deployment", "x"),
             object("apps/v1", "StatefulSet", "x"),
         ];
-        let kept = select(objects, &Neighbours::default(), Some(&exclude));
+        let rules = Rules {
+            neighbours: Neighbours::default(),
+            exclude: Some(exclude),
+        };
+        let kept: Vec<Value> = objects.into_iter().filter_map(|o| rules.select(o)).collect();
         let names: Vec<_> = kept
             .iter()
             .map(|o| o["metadata"]["name"].as_str().unwrap())

@@ -1,23 +1,39 @@
 //! Reads a point from a target and checks it against what its commit object says.
+//!
+//! What lies on a target was written by whoever may write there, and what is small there may be large here. All loads
+//! together therefore live within two amounts of memory: one for compressed files, one for objects. A load asks for its
+//! share of the first, counts what the file will take, and asks for its share of the second before it takes it. Nobody
+//! who waits for the first holds any of the second, so no two loads wait for each other.
 
-use std::io::Read;
+pub(super) mod decode;
 
+use std::time::Duration;
+
+use holdfast_core::limit::{MAX_FILE, MAX_MEMORY, TooLarge};
 use holdfast_crd::names::reasons;
 use holdfast_target::layout::{BackupManifest, Digest, Location, MAX_MANIFEST};
 use holdfast_target::{ErrorKind, InvalidKey, Key, Target};
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::failure::Failure;
 
-/// Largest objects file that is read, compressed; ten thousand objects are a few MiB.
-const MAX_OBJECTS_FILE: u64 = 256 << 20;
-/// Largest objects file after decompression: a bound against hostile data, far above any namespace.
-const MAX_OBJECTS_TEXT: u64 = 2 << 30;
+const MIB: u64 = 1 << 20;
+/// Compressed files in memory, in MiB: room for one of the largest.
+static FILES: Semaphore = Semaphore::const_new((MAX_FILE / MIB) as usize);
+/// Objects in memory, in MiB: room for one of the largest points.
+static OBJECTS: Semaphore = Semaphore::const_new((MAX_MEMORY / MIB) as usize);
+/// How long a load waits for others to give memory back.
+const QUEUE: Duration = Duration::from_secs(30 * 60);
+/// How long the file of a point may take to arrive.
+const ARRIVE: Duration = Duration::from_secs(5 * 60);
 
 /// A point: its commit object and its objects.
 pub(super) struct Point {
     pub(super) manifest: BackupManifest,
     pub(super) objects: Vec<Value>,
+    /// Share of [`OBJECTS`]: what is planned from the objects takes their place, so it is kept as long as the point.
+    _memory: SemaphorePermit<'static>,
 }
 
 /// Reads the commit object of a point. A point without one does not exist.
@@ -46,9 +62,18 @@ pub(super) async fn load(target: &dyn Target, location: &Location) -> Result<Poi
     let key: Key = format!("{}{}", location.prefix(), file.key)
         .parse()
         .map_err(|e: InvalidKey| damaged(e.to_string()))?;
-    let object = target
-        .get(&key, MAX_OBJECTS_FILE)
+    if file.size > MAX_FILE {
+        return Err(damaged(format!("{key} cannot be restored: {}", TooLarge::File)));
+    }
+    let share = share_of(&FILES, file.size).await?;
+    let object = tokio::time::timeout(ARRIVE, target.get(&key, file.size))
         .await
+        .map_err(|_| {
+            Failure::passing(
+                reasons::UNREACHABLE,
+                format!("{key} did not arrive in {ARRIVE:?}"),
+            )
+        })?
         .map_err(|error| match error.kind() {
             ErrorKind::NotFound => damaged(format!("{key} is missing, though {location} is committed")),
             _ => Failure::from(error),
@@ -58,29 +83,47 @@ pub(super) async fn load(target: &dyn Target, location: &Location) -> Result<Poi
             "{key} does not have the size and digest that its commit object says"
         )));
     }
-    let count = file.count;
-    let objects = tokio::task::spawn_blocking(move || decode(&object.body))
-        .await
-        .map_err(|e| Failure::passing(reasons::INTERNAL, format!("decoding {key} was interrupted: {e}")))?
-        .map_err(|e| damaged(format!("{key} does not decode: {e}")))?;
-    if objects.len() as u64 != count {
-        return Err(damaged(format!(
-            "{key} holds {} objects, its commit object says {count}",
-            objects.len()
-        )));
-    }
-    Ok(Point { manifest, objects })
+    // What is worked on has its share with it: a run that is stopped meanwhile does not stop the work.
+    let (body, count) = (object.body, file.count);
+    let (weight, body, share) =
+        off_thread(&key, move || Ok((decode::weigh(&body, count)?, body, share))).await?;
+    let memory = share_of(&OBJECTS, weight.memory).await?;
+    let (objects, memory) = off_thread(&key, move || {
+        let objects = decode::objects(&body)?;
+        drop((body, share));
+        Ok((objects, memory))
+    })
+    .await?;
+    Ok(Point {
+        manifest,
+        objects,
+        _memory: memory,
+    })
 }
 
-fn decode(bytes: &[u8]) -> std::io::Result<Vec<Value>> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes)?.take(MAX_OBJECTS_TEXT);
-    let mut text = Vec::new();
-    decoder.read_to_end(&mut text)?;
-    if decoder.limit() == 0 {
-        return Err(std::io::Error::other("it grows beyond every size that we write"));
+/// Decoding takes its time, so no async thread does it.
+async fn off_thread<T: Send + 'static>(
+    key: &Key,
+    work: impl FnOnce() -> Result<T, decode::Undecodable> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Failure::passing(reasons::INTERNAL, format!("decoding {key} was interrupted: {e}")))?
+        .map_err(|e| Failure::lasting(reasons::DAMAGED, format!("{key} cannot be restored: {e}")))
+}
+
+async fn share_of(all: &'static Semaphore, bytes: u64) -> Result<SemaphorePermit<'static>, Failure> {
+    let mebibytes = u32::try_from(bytes.div_ceil(MIB).max(1)).unwrap_or(u32::MAX);
+    match tokio::time::timeout(QUEUE, all.acquire_many(mebibytes)).await {
+        Ok(Ok(share)) => Ok(share),
+        Ok(Err(closed)) => Err(Failure::lasting(reasons::INTERNAL, closed.to_string())),
+        Err(_) => {
+            let text = format!(
+                "other restores held the memory that the objects of this one need for {} minutes; restore again when \
+                 they have ended",
+                QUEUE.as_secs() / 60
+            );
+            Err(Failure::lasting(reasons::NO_PROGRESS, text))
+        }
     }
-    let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-    lines
-        .map(|line| serde_json::from_slice(line).map_err(std::io::Error::other))
-        .collect()
 }
