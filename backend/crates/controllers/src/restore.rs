@@ -6,6 +6,7 @@
 
 mod objects;
 mod placement;
+mod planned;
 mod point;
 mod preflight;
 mod prepare;
@@ -370,13 +371,15 @@ impl Run<'_> {
 }
 
 fn percent(volumes: &[holdfast_crd::VolumeProgress]) -> u8 {
-    let total: u64 = volumes.iter().map(|v| v.bytes_total).sum();
-    let done: u64 = volumes.iter().map(|v| v.bytes_done.min(v.bytes_total)).sum();
-    if total == 0 {
-        100
-    } else {
-        u8::try_from(u128::from(done) * 100 / u128::from(total)).unwrap_or(100)
-    }
+    // Sizes come from the commit object, which may say anything.
+    let total: u128 = volumes.iter().map(|v| u128::from(v.bytes_total)).sum();
+    let done: u128 = volumes
+        .iter()
+        .map(|v| u128::from(v.bytes_done.min(v.bytes_total)))
+        .sum();
+    (done * 100)
+        .checked_div(total)
+        .map_or(100, |share| u8::try_from(share).unwrap_or(100))
 }
 
 /// A transfer's reason as one of ours.

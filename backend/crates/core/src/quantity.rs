@@ -20,6 +20,14 @@ pub fn bytes(text: &str) -> Option<u64> {
     u64::try_from(value).ok()
 }
 
+/// The quantity of `own`, or of `least` bytes if that is more or `own` is no quantity.
+pub fn at_least(own: &str, least: u64) -> String {
+    match bytes(own) {
+        Some(own_bytes) if own_bytes >= least => own.to_owned(),
+        _ => least.to_string(),
+    }
+}
+
 enum Factor {
     Times(u128),
     Thousandths,
@@ -53,6 +61,19 @@ fn factor(suffix: &str) -> Option<Factor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantity_is_raised_and_never_lowered() {
+        for (own, least, expected) in [
+            ("1Gi", 10 << 40, "10995116277760"),
+            ("2Gi", 1 << 30, "2Gi"),
+            ("1Gi", 1 << 30, "1Gi"),
+            ("", 5, "5"),
+            ("-1Gi", 5, "5"),
+        ] {
+            assert_eq!(at_least(own, least), expected, "{own}");
+        }
+    }
 
     #[test]
     fn quantities_as_kubernetes_writes_them() {

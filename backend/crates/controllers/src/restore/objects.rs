@@ -1,6 +1,6 @@
 //! Objects and Report: what remains once the volumes are there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_crd::names::{conditions, reasons};
 use holdfast_crd::restore::ObjectCounts;
@@ -16,12 +16,15 @@ use super::report::{self, Action as Deed, Entry};
 use crate::failure::Failure;
 use crate::phases;
 
+/// How often the status says how far the objects are.
+const TELL: Duration = Duration::from_secs(1);
+
 impl Run<'_> {
     /// Writes every level, then the report. Repeated after a restart: objects of this run are recognised.
     pub(super) async fn objects(&self, mut status: RestoreStatus) -> Result<Action, Failure> {
         let (mut point, target) = self.point(&status).await?;
         let destination = self.destination();
-        let plan = self.plan_of(&mut point).await?;
+        let plan = self.plan_of(&mut point).await?.objects;
         let writer = self.writer(&destination)?;
         let mut entries: Vec<Entry> = plan
             .skipped
@@ -35,13 +38,19 @@ impl Run<'_> {
         for definition in &plan.definitions {
             entries.push(writer.define(definition).await);
         }
-        for level in &plan.levels {
-            entries.extend(writer.write_level(level).await);
-            count(&mut counts, &entries);
-            status.objects = Some(counts);
-            self.save(&status).await?;
-        }
         count(&mut counts, &entries);
+        let mut told = Instant::now();
+        for level in &plan.levels {
+            let written = writer.write_level(level).await;
+            count(&mut counts, &written);
+            entries.extend(written);
+            status.objects = Some(counts);
+            // A line of owners makes as many levels as there are objects.
+            if told.elapsed() >= TELL {
+                self.save(&status).await?;
+                told = Instant::now();
+            }
+        }
         status.objects = Some(counts);
         status.problems = report::problems(&entries);
         let outcome = if counts.failed == 0 {
@@ -132,9 +141,13 @@ impl Run<'_> {
     }
 }
 
+/// Adds what became of these to the counts.
 fn count(counts: &mut ObjectCounts, entries: &[Entry]) {
-    let of = |deed: Deed| entries.iter().filter(|e| e.action == deed).count() as u64;
-    counts.created = of(Deed::Created);
-    counts.skipped = of(Deed::Skipped);
-    counts.failed = of(Deed::Failed);
+    for entry in entries {
+        *match entry.action {
+            Deed::Created => &mut counts.created,
+            Deed::Skipped => &mut counts.skipped,
+            Deed::Failed => &mut counts.failed,
+        } += 1;
+    }
 }

@@ -57,6 +57,22 @@ impl Writer {
             .collect()
     }
 
+    /// Asks the API server, as the requester, about claims whose data comes back. The operator makes them in the end, but
+    /// quotas and rules about storage are the requester's. A claim that exists is never right: it has a volume already.
+    pub(super) async fn preflight_claims(&self, claims: &[PlannedObject]) -> Vec<(ObjectKey, Verdict)> {
+        let questions: Vec<BoxFuture<'_, Verdict>> = claims.iter().map(|c| self.ask(c).boxed()).collect();
+        let verdicts: Vec<Verdict> = futures::stream::iter(questions)
+            .buffered(PARALLEL)
+            .collect()
+            .await;
+        let strict = |verdict| match verdict {
+            Verdict::Same => Verdict::Exists,
+            other => other,
+        };
+        let keys = claims.iter().map(|c| c.key.clone());
+        keys.zip(verdicts.into_iter().map(strict)).collect()
+    }
+
     async fn ask(&self, object: &PlannedObject) -> Verdict {
         let mut pause = Duration::from_millis(200);
         for _ in 1..TRIES {

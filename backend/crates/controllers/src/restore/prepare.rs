@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_core::restore::{ObjectPlan, plan_objects};
+use holdfast_core::restore::ObjectPlan;
 use holdfast_crd::Target as TargetResource;
 use holdfast_crd::names::{annotations, conditions, reasons};
 use holdfast_crd::restore::ObjectCounts;
@@ -18,8 +18,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ListParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
 
+use super::planned::{self, Planned, Terms};
 use super::point::Point;
 use super::preflight::Verdict;
 use super::report::{self, Entry};
@@ -57,7 +57,7 @@ impl Run<'_> {
         }
         status.volumes = volumes::expected(&self.uid(), &point.manifest.volumes);
         status.objects = Some(ObjectCounts {
-            planned: plan.len() as u64,
+            planned: plan.objects.len() as u64,
             ..ObjectCounts::default()
         });
         phases::end(&mut status.phases, RestorePhase::Plan, PhaseState::Completed);
@@ -78,7 +78,7 @@ impl Run<'_> {
                 .await?;
             self.refuse_problems(&mut status, &writer, &plan).await?;
         }
-        self.define(&mut status, &writer, &plan).await?;
+        self.define(&mut status, &writer, &plan.objects).await?;
         phases::end(
             &mut status.phases,
             RestorePhase::Primitives,
@@ -127,6 +127,7 @@ impl Run<'_> {
             );
             return Err(Failure::lasting(reasons::INVALID_SPEC, text));
         }
+        volumes::check_names(&manifest.volumes)?;
         if destination != own
             && self.ctx_namespace(destination).await?.is_some()
             && !self.made_by_us(destination).await?
@@ -172,7 +173,7 @@ impl Run<'_> {
 
     /// The objects of a point, planned for the destination. What the Targets of that namespace sign in with stays as it
     /// is: it must be there for the restore to run at all, and it may have been rotated since.
-    pub(super) async fn plan_of(&self, point: &mut Point) -> Result<ObjectPlan, Failure> {
+    pub(super) async fn plan_of(&self, point: &mut Point) -> Result<Planned, Failure> {
         let destination = self.destination();
         let targets: Api<TargetResource> = Api::namespaced(self.ctx.client.clone(), &destination);
         let mut in_use = BTreeSet::new();
@@ -185,15 +186,21 @@ impl Run<'_> {
                     .map(|c| ("ConfigMap", c.cert_config_map.name)),
             );
         }
-        let data_claims = volumes::claims(&point.manifest.volumes);
-        let mut plan = plan_objects(std::mem::take(&mut point.objects), &destination, &data_claims);
-        plan.leave_out("a Target of this namespace uses it", |key| {
-            key.group.is_empty()
-                && in_use
-                    .iter()
-                    .any(|(kind, name)| key.kind == *kind && key.name == *name)
-        });
-        Ok(plan)
+        let terms = Terms {
+            destination,
+            run_uid: self.uid(),
+            in_use,
+        };
+        let objects = std::mem::take(&mut point.objects);
+        let volumes = point.manifest.volumes.clone();
+        tokio::task::spawn_blocking(move || planned::plan(objects, &volumes, &terms))
+            .await
+            .map_err(|e| {
+                Failure::passing(
+                    reasons::INTERNAL,
+                    format!("planning the objects was interrupted: {e}"),
+                )
+            })?
     }
 
     pub(super) fn writer(&self, destination: &str) -> Result<Writer, Failure> {
@@ -211,10 +218,12 @@ impl Run<'_> {
         &self,
         status: &mut RestoreStatus,
         writer: &Writer,
-        plan: &ObjectPlan,
+        plan: &Planned,
     ) -> Result<(), Failure> {
         let mut problems = Vec::new();
-        for (key, verdict) in writer.preflight(plan).await {
+        let mut verdicts = writer.preflight_claims(&plan.claims_to_ask()).await;
+        verdicts.extend(writer.preflight(&plan.objects).await);
+        for (key, verdict) in verdicts {
             let (reason, message) = match verdict {
                 Verdict::Free | Verdict::Same | Verdict::Unknown => continue,
                 Verdict::Exists => (
@@ -230,7 +239,7 @@ impl Run<'_> {
             problems.push(Problem {
                 object: key.to_string(),
                 reason: reason.to_owned(),
-                message,
+                message: report::brief(&message),
             });
         }
         let Some(first) = problems.first() else {
@@ -326,14 +335,12 @@ impl Run<'_> {
     ) -> Result<(), Failure> {
         let (mut point, target) = self.point(status).await?;
         let destination = self.destination();
-        let objects: Vec<Value> = point.objects.clone();
-        let plan = self.plan_of(&mut point).await?;
+        let mut plan = self.plan_of(&mut point).await?;
         let order = volumes::Order {
             ctx: self.ctx,
             restore: self.restore,
             target: &target,
             namespace: &destination,
-            objects: &objects,
         };
         let api = Api::namespaced(self.ctx.client.clone(), &self.ctx.install_namespace);
         for volume in point
@@ -342,12 +349,10 @@ impl Run<'_> {
             .iter()
             .filter(|v| claims.contains(&v.claim))
         {
-            let manifest = plan
-                .claims
-                .get(&volume.claim)
-                .cloned()
-                .unwrap_or_else(|| bare_claim(&destination, volume));
-            let transfer = order.transfer(volume, &manifest).await?;
+            let Some(claim) = plan.claims.remove(&volume.claim) else {
+                continue;
+            };
+            let transfer = order.transfer(volume, claim).await?;
             holdfast_k8s::create_or_get(&api, &transfer).await?;
         }
         Ok(())
@@ -373,18 +378,4 @@ impl Run<'_> {
         let store = self.store(&target).await?;
         Ok((point::load(store.as_ref(), &location).await?, target))
     }
-}
-
-/// A claim for a volume whose own manifest the plan excluded or the capture did not hold.
-fn bare_claim(namespace: &str, volume: &holdfast_target::layout::VolumeRecord) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": volume.claim, "namespace": namespace},
-        "spec": {
-            "accessModes": volume.access_modes,
-            "storageClassName": volume.storage_class,
-            "volumeMode": volume.volume_mode,
-            "resources": {"requests": {"storage": volume.capacity.to_string()}},
-        },
-    })
 }

@@ -70,6 +70,14 @@ pub(super) fn encode(entries: &[Entry]) -> std::io::Result<Vec<u8>> {
     zstd::bulk::compress(&lines, 3)
 }
 
+/// Longest message of a problem in a status, in characters; the report on the target has all of it.
+const MAX_MESSAGE: usize = 2000;
+
+/// As much of a message as a status has room for: the API server repeats in its words what it was sent.
+pub(super) fn brief(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE).collect()
+}
+
 /// The failures, as many as a status holds.
 pub(super) fn problems(entries: &[Entry]) -> Vec<Problem> {
     let failed = entries
@@ -80,7 +88,7 @@ pub(super) fn problems(entries: &[Entry]) -> Vec<Problem> {
         .map(|e| Problem {
             object: format!("{}/{}", e.kind, e.name),
             reason: e.reason.clone().unwrap_or_default(),
-            message: e.message.clone().unwrap_or_default(),
+            message: brief(e.message.as_deref().unwrap_or_default()),
         })
         .collect()
 }

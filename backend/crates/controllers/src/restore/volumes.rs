@@ -7,13 +7,13 @@ use holdfast_crd::transfer::{ClaimRef, RunRef, VolumeSpec};
 use holdfast_crd::{
     Direction, ObjectRef, Restore, TransferStage, VolumeProgress, VolumeTransfer, VolumeTransferSpec,
 };
-use holdfast_target::layout::{VolumeMode, VolumeRecord};
+use holdfast_target::layout::VolumeRecord;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::placement;
+use super::planned::{self, PlannedClaim};
 use crate::Context;
 use crate::failure::Failure;
 
@@ -22,9 +22,28 @@ pub(super) fn transfer_name(run_uid: &str, claim: &str) -> String {
     holdfast_k8s::hashed("hf", &[run_uid, claim])
 }
 
-/// Names of the claims whose data the point holds.
-pub(super) fn claims(volumes: &[VolumeRecord]) -> BTreeSet<String> {
-    volumes.iter().map(|v| v.claim.clone()).collect()
+/// Longest name of a claim.
+const MAX_NAME: usize = 253;
+
+/// Checks that the records name claims, each once: the names become parts of paths to the API server.
+pub(super) fn check_names(volumes: &[VolumeRecord]) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    for claim in volumes.iter().map(|v| v.claim.as_str()) {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+        let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = claim.as_bytes();
+        let is_name = bytes.len() <= MAX_NAME
+            && bytes.iter().all(|b| plain(*b))
+            && edge(bytes.first())
+            && edge(bytes.last());
+        if !is_name || !seen.insert(claim) {
+            let shown: String = claim.chars().take(MAX_NAME).collect();
+            let text =
+                format!("the point has a volume of the claim {shown:?}, which is no name or there twice");
+            return Err(Failure::lasting(reasons::DAMAGED, text));
+        }
+    }
+    Ok(())
 }
 
 /// Progress records before anything moved: they also say which transfers belong to the run.
@@ -81,25 +100,20 @@ pub(super) struct Order<'a> {
     pub(super) restore: &'a Restore,
     pub(super) target: &'a ObjectRef,
     pub(super) namespace: &'a str,
-    /// Objects of the point, for the placement of volumes.
-    pub(super) objects: &'a [Value],
 }
 
 impl Order<'_> {
-    /// The transfer that brings one volume back. `manifest` is the cleaned claim.
+    /// The transfer that brings one volume back.
     pub(super) async fn transfer(
         &self,
         volume: &VolumeRecord,
-        manifest: &Value,
+        claim: PlannedClaim,
     ) -> Result<VolumeTransfer, Failure> {
         let run_uid = self.restore.uid().unwrap_or_default();
         let classes: Api<StorageClass> = Api::all(self.ctx.client.clone());
         let class = classes
             .get(volume.storage_class.as_deref().unwrap_or_default())
             .await?;
-        let mut claim = manifest.clone();
-        claim["metadata"]["annotations"][annotations::RESTORED_BY] = json!(run_uid);
-        let image_size = volume.chain.first().map_or(0, |image| image.virtual_size);
         let spec = VolumeTransferSpec {
             direction: Direction::Restore,
             run: RunRef {
@@ -115,13 +129,10 @@ impl Order<'_> {
                 uid: volume.claim_uid.to_string(),
             },
             volume: VolumeSpec {
-                capacity: volume.capacity.max(image_size),
+                capacity: planned::capacity(volume),
                 driver: class.provisioner.clone(),
                 storage_class: class.name_any(),
-                volume_mode: match volume.volume_mode {
-                    VolumeMode::Filesystem => "Filesystem".to_owned(),
-                    VolumeMode::Block => "Block".to_owned(),
-                },
+                volume_mode: planned::mode(volume).to_owned(),
                 access_modes: volume.access_modes.clone(),
                 fs_type: volume.fs_type.clone(),
             },
@@ -135,8 +146,8 @@ impl Order<'_> {
                 )
             })?),
             full_reason: None,
-            claim_manifest: Some(claim),
-            placement: placement::for_claim(self.objects, &volume.claim),
+            claim_manifest: Some(json!(claim.manifest)),
+            placement: claim.placement,
             cancel: false,
         };
         let mut transfer = VolumeTransfer::new(&transfer_name(&run_uid, &volume.claim), spec);

@@ -92,6 +92,9 @@ fn owned(transfer: &VolumeTransfer, name: String) -> ObjectMeta {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 pub(super) mod tests {
     use holdfast_crd::VolumeTransfer;
     use serde_json::{Value, json};

@@ -45,10 +45,7 @@ impl Task {
         let claims = self
             .ctx()
             .namespaced::<PersistentVolumeClaim>(&self.transfer.spec.claim.namespace);
-        let wanted = build::application_claim(&self.transfer, &self.names);
-        let wanted: PersistentVolumeClaim = serde_json::from_value(wanted).map_err(|error| {
-            Failure::lasting(reasons::INVALID_SPEC, format!("spec.claimManifest: {error}"))
-        })?;
+        let wanted = build::application_claim(&self.transfer, &self.names)?;
         let failed = |error| Failure::from(error).during("the claim of the application was not accepted");
         let claim = create_or_get(&claims, &wanted).await.map_err(failed)?;
         self.check_claim(&claim)?;

@@ -86,8 +86,7 @@ impl Task {
             return self.wait_or_fail(Duration::from_millis(500), &text);
         }
         self.create_claim().await?;
-        let job = build::job_for(&self.transfer, self.status.attempt)
-            .map_err(|error| Failure::lasting(reasons::INVALID_SPEC, error.to_string()))?;
+        let job = build::job_for(&self.transfer, self.status.attempt)?;
         let ctx = self.ctx();
         let target = ctx
             .targets
@@ -109,7 +108,7 @@ impl Task {
             self.status.attempt,
             &ctx.mover,
             &parts,
-        );
+        )?;
         create_or_get(&ctx.installed::<Job>(), &job).await?;
         Ok(Step::Stay(PROVISIONING))
     }

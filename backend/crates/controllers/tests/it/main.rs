@@ -4,5 +4,6 @@
 
 mod backups;
 mod deletion;
+mod restores;
 mod targets;
 mod world;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use holdfast_crd::names::labels;
+use holdfast_crd::names::{labels, reasons};
 use holdfast_crd::{Direction, VolumeTransfer};
 use holdfast_mover::{BackupJob, Job as MoverJob, RestoreJob};
 use holdfast_target::Connection;
@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Names, owned};
 use crate::MoverSettings;
+use crate::failure::Failure;
 use crate::transfer::ROLE;
 
 /// Bytes of a cluster of a new chain.
@@ -56,10 +57,16 @@ pub(in crate::transfer) struct InvalidSpec {
     why: String,
 }
 
-fn invalid(field: &'static str, why: &dyn std::fmt::Display) -> InvalidSpec {
+pub(super) fn invalid(field: &'static str, why: &dyn std::fmt::Display) -> InvalidSpec {
     InvalidSpec {
         field,
         why: why.to_string(),
+    }
+}
+
+impl From<InvalidSpec> for Failure {
+    fn from(error: InvalidSpec) -> Self {
+        Self::lasting(reasons::INVALID_SPEC, error.to_string())
     }
 }
 
@@ -126,13 +133,16 @@ pub(in crate::transfer) struct PodParts {
 }
 
 /// The Job of one attempt. One pod, never restarted, never replaced: another attempt is another Job.
+///
+/// # Errors
+/// When the placement is no fragment of a pod spec.
 pub(in crate::transfer) fn job(
     transfer: &VolumeTransfer,
     names: &Names,
     attempt: u32,
     settings: &MoverSettings,
     parts: &PodParts,
-) -> Job {
+) -> Result<Job, InvalidSpec> {
     let name = names.job(attempt);
     let metadata = owned(transfer, name.clone());
     let mut labels = settings.labels.clone();
@@ -151,7 +161,7 @@ pub(in crate::transfer) fn job(
             },
         },
     });
-    serde_json::from_value(manifest).expect("the manifest is a Job")
+    serde_json::from_value(manifest).map_err(|e| invalid("placement", &e))
 }
 
 fn pod_spec(names: &Names, secret: &str, settings: &MoverSettings, parts: &PodParts) -> Value {
@@ -260,7 +270,7 @@ mod tests {
             "image": "registry.example/holdfast:1", "nodeSelector": {"pool": "backup"}, "imagePullPolicy": "Never",
             "tolerations": [{"key": "a", "operator": "Exists"}]}))
         .unwrap();
-        let job = job(&transfer, &Names::of(&transfer), 2, &settings, parts);
+        let job = job(&transfer, &Names::of(&transfer), 2, &settings, parts).unwrap();
         assert_eq!(job.name_any(), format!("{}-a2", transfer.name_any()));
         serde_json::to_value(job).unwrap()["spec"]["template"].clone()
     }

@@ -1,10 +1,15 @@
 //! The hand-over of a written Block volume: the PersistentVolume that the application gets, and its claim.
 
+use holdfast_core::quantity::at_least;
 use holdfast_crd::VolumeTransfer;
 use holdfast_crd::names::labels;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 
 use super::Names;
+use super::job::{InvalidSpec, invalid};
 
 /// Annotations of a PersistentVolume that go with the storage behind it.
 const KEPT_ANNOTATIONS: [&str; 3] = [
@@ -46,23 +51,25 @@ pub(in crate::transfer) fn handed_over(
         "metadata": {"name": names.volume(), "annotations": annotations(old)},
         "spec": old["spec"].clone(),
     });
-    let volume = &mut new["spec"];
-    volume["claimRef"] = json!({
+    let volume = fields(&mut new, "spec");
+    let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "namespace": spec.claim.namespace, "name": spec.claim.name,
     });
-    volume["volumeMode"] = json!(spec.volume.volume_mode);
-    volume["storageClassName"] = json!(spec.volume.storage_class);
-    volume["accessModes"] = json!(spec.volume.access_modes);
+    volume.insert("claimRef".to_owned(), claim);
+    volume.insert("volumeMode".to_owned(), json!(spec.volume.volume_mode));
+    volume.insert("storageClassName".to_owned(), json!(spec.volume.storage_class));
+    volume.insert("accessModes".to_owned(), json!(spec.volume.access_modes));
     if spec.volume.volume_mode == "Filesystem" {
         let fs_type = spec.volume.fs_type.as_deref().or(from.class_fs_type);
-        if let Some(fs_type) = fs_type {
-            volume["csi"]["fsType"] = json!(fs_type);
+        let options = mount_options(from.mount_options, fs_type);
+        volume.remove("mountOptions");
+        if !options.is_empty() {
+            volume.insert("mountOptions".to_owned(), json!(options));
         }
-        volume["mountOptions"] = json!(mount_options(from.mount_options, fs_type));
-    }
-    if volume["mountOptions"].as_array().is_some_and(Vec::is_empty) {
-        remove(volume, "mountOptions");
+        if let Some(fs_type) = fs_type {
+            fields(&mut new["spec"], "csi").insert("fsType".to_owned(), json!(fs_type));
+        }
     }
     new
 }
@@ -93,57 +100,73 @@ fn annotations(old: &Value) -> Map<String, Value> {
     annotations
 }
 
-fn remove(object: &mut Value, field: &str) {
-    if let Some(fields) = object.as_object_mut() {
-        fields.remove(field);
+/// The fields of the object `name` inside `value`, which become objects if they are anything else.
+fn fields<'a>(value: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
+    as_object(as_object(value).entry(name).or_insert(Value::Null))
+}
+
+fn as_object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
     }
+    value.as_object_mut().expect("it was just made one")
 }
 
 /// A volume that nobody gets any more, from the stored manifest: released by a claim that is gone, to be deleted with
 /// its storage by the driver's provisioner.
 pub(in crate::transfer) fn abandoned(transfer: &VolumeTransfer, manifest: &Value, uid: &str) -> Value {
     let mut volume = manifest.clone();
-    volume["metadata"]["labels"] = json!({ labels::TRANSFER: uid });
-    volume["spec"]["persistentVolumeReclaimPolicy"] = json!("Delete");
-    volume["spec"]["claimRef"] = json!({
+    fields(&mut volume, "metadata").insert("labels".to_owned(), json!({ labels::TRANSFER: uid }));
+    let spec = fields(&mut volume, "spec");
+    spec.insert("persistentVolumeReclaimPolicy".to_owned(), json!("Delete"));
+    let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "namespace": transfer.metadata.namespace, "name": "gone", "uid": uid,
     });
+    spec.insert("claimRef".to_owned(), claim);
     volume
 }
 
-/// The application's claim, bound by name to the volume that waits for it.
-pub(in crate::transfer) fn application_claim(transfer: &VolumeTransfer, names: &Names) -> Value {
+/// The application's claim, bound by name to the volume that waits for it. It asks for what that volume holds, for quotas
+/// count what claims ask for.
+///
+/// # Errors
+/// When the manifest in the transfer is no claim.
+pub(in crate::transfer) fn application_claim(
+    transfer: &VolumeTransfer,
+    names: &Names,
+) -> Result<PersistentVolumeClaim, InvalidSpec> {
     let spec = &transfer.spec;
-    let mut claim = spec.claim_manifest.clone().unwrap_or_else(|| json!({}));
-    claim["apiVersion"] = json!("v1");
-    claim["kind"] = json!("PersistentVolumeClaim");
-    let metadata = &mut claim["metadata"];
-    metadata["name"] = json!(spec.claim.name);
-    metadata["namespace"] = json!(spec.claim.namespace);
-    for field in [
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-        "managedFields",
-        "generation",
-        "ownerReferences",
-    ] {
-        remove(metadata, field);
-    }
-    if let Some(annotations) = metadata["annotations"].as_object_mut() {
-        annotations.retain(|key, _| !BINDING_ANNOTATIONS.contains(&key.as_str()));
-    }
-    remove(&mut claim, "status");
-    let wanted = &mut claim["spec"];
-    for field in ["dataSource", "dataSourceRef", "selector"] {
-        remove(wanted, field);
-    }
-    wanted["volumeName"] = json!(names.volume());
-    wanted["volumeMode"] = json!(spec.volume.volume_mode);
-    wanted["storageClassName"] = json!(spec.volume.storage_class);
-    wanted["accessModes"] = json!(spec.volume.access_modes);
-    claim
+    let manifest = spec.claim_manifest.clone().unwrap_or_else(|| json!({}));
+    let mut claim: PersistentVolumeClaim =
+        serde_json::from_value(manifest).map_err(|e| invalid("claimManifest", &e))?;
+    let captured = std::mem::take(&mut claim.metadata);
+    claim.metadata = ObjectMeta {
+        name: Some(spec.claim.name.clone()),
+        namespace: Some(spec.claim.namespace.clone()),
+        labels: captured.labels,
+        annotations: captured.annotations.map(|mut annotations| {
+            annotations.retain(|key, _| !BINDING_ANNOTATIONS.contains(&key.as_str()));
+            annotations
+        }),
+        finalizers: captured.finalizers,
+        ..Default::default()
+    };
+    claim.status = None;
+    let wanted = claim.spec.get_or_insert_default();
+    (wanted.data_source, wanted.data_source_ref, wanted.selector) = (None, None, None);
+    wanted.volume_name = Some(names.volume());
+    wanted.volume_mode = Some(spec.volume.volume_mode.clone());
+    wanted.storage_class_name = Some(spec.volume.storage_class.clone());
+    wanted.access_modes = Some(spec.volume.access_modes.clone());
+    let requests = wanted
+        .resources
+        .get_or_insert_default()
+        .requests
+        .get_or_insert_default();
+    let own = requests.entry("storage".to_owned()).or_default();
+    *own = Quantity(at_least(&own.0, spec.volume.capacity));
+    Ok(claim)
 }
 
 #[cfg(test)]
@@ -231,7 +254,7 @@ mod tests {
             "status": {"phase": "Bound"}});
         let transfer = transfer("Restore", json!({ "claimManifest": manifest }));
         let names = Names::of(&transfer);
-        let claim = application_claim(&transfer, &names);
+        let claim = json!(application_claim(&transfer, &names).unwrap());
         assert_eq!(claim["metadata"]["name"], "data");
         assert_eq!(claim["metadata"]["namespace"], "app");
         assert_eq!(claim["metadata"]["labels"]["app"], "db");
@@ -243,5 +266,34 @@ mod tests {
         assert_eq!(claim["spec"]["storageClassName"], "fast");
         assert_eq!(claim["spec"].get("dataSource"), None);
         assert_eq!(claim.get("status"), None);
+        assert_eq!(claim["metadata"].get("uid"), None);
+    }
+
+    #[test]
+    fn the_claim_asks_for_what_its_volume_holds() {
+        let asked = |own: &str, capacity: u64| {
+            let manifest = json!({"spec": {"resources": {"requests": {"storage": own}}}});
+            let mut transfer = transfer("Restore", json!({ "claimManifest": manifest }));
+            transfer.spec.volume.capacity = capacity;
+            let claim = json!(application_claim(&transfer, &Names::of(&transfer)).unwrap());
+            claim["spec"]["resources"]["requests"]["storage"].clone()
+        };
+        assert_eq!(asked("1Gi", 10 << 40), json!("10995116277760"));
+        assert_eq!(asked("2Gi", 1 << 30), json!("2Gi"));
+    }
+
+    #[test]
+    fn what_is_no_claim_is_an_error() {
+        for manifest in [
+            json!({"metadata": {"annotations": "x"}}),
+            json!({"metadata": "x"}),
+            json!({"spec": "x"}),
+            json!({"spec": {"resources": []}}),
+            json!([]),
+        ] {
+            let transfer = transfer("Restore", json!({ "claimManifest": manifest }));
+            let error = application_claim(&transfer, &Names::of(&transfer)).unwrap_err();
+            assert!(error.to_string().starts_with("spec.claimManifest"), "{error}");
+        }
     }
 }
