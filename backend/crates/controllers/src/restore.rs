@@ -33,6 +33,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::Context;
+use crate::contain::contained;
 use crate::failure::Failure;
 use crate::phases;
 
@@ -66,10 +67,19 @@ fn retry_later(failure: &Failure) -> Action {
     Action::requeue(Duration::from_secs(2))
 }
 
-async fn reconcile(restore: Arc<Restore>, ctx: Arc<Context>) -> Result<Action, Failure> {
+async fn reconcile(seen: Arc<Restore>, ctx: Arc<Context>) -> Result<Action, Failure> {
+    contained("Restore", &seen.name_any(), reconcile_fresh(&seen, &ctx).boxed()).await
+}
+
+/// What the watch saw may be old, and a step taken on it would write the run's status back to where it was.
+async fn reconcile_fresh(seen: &Restore, ctx: &Context) -> Result<Action, Failure> {
+    let api: Api<Restore> = ctx.namespaced(&seen.namespace().unwrap_or_default());
+    let Some(restore) = api.get_opt(&seen.name_any()).await? else {
+        return Ok(Action::await_change());
+    };
     let run = Run {
         restore: &restore,
-        ctx: &ctx,
+        ctx,
     };
     if restore.metadata.deletion_timestamp.is_some() {
         return run.release().await;
