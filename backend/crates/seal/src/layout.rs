@@ -194,11 +194,7 @@ impl Layout {
     ) -> Result<impl Iterator<Item = SegmentAt> + use<'_>, LayoutError> {
         self.check(plain)?;
         let plain = plain.clone();
-        let slices = if plain.is_empty() {
-            0..0
-        } else {
-            self.slice_at(plain.start)..self.slice_at(plain.end - 1) + 1
-        };
+        let slices = self.slices_of(&plain);
         Ok(slices.flat_map(move |at| {
             let (start, slice) = (self.starts[at].plain, &self.slices[at]);
             let first = plain.start.saturating_sub(start) / PLAIN;
@@ -217,17 +213,16 @@ impl Layout {
         self.check_boundary(plain.end)?;
         let sealed = self.locate(plain)?;
         let mut layout = Self::default();
-        for (slice, start) in self.slices.iter().zip(&self.starts) {
-            let from = plain.start.saturating_sub(start.plain);
-            let to = plain.end.saturating_sub(start.plain).min(slice.plain);
-            if from < to {
-                layout.append(RegionSlice {
-                    first: SegmentIndex(slice.first.0 + from / PLAIN),
-                    plain: to - from,
-                    ends: slice.ends && to == slice.plain,
-                    ..slice.clone()
-                })?;
-            }
+        for at in self.slices_of(plain) {
+            let (start, slice) = (self.starts[at].plain, &self.slices[at]);
+            let from = plain.start.saturating_sub(start);
+            let to = (plain.end - start).min(slice.plain);
+            layout.append(RegionSlice {
+                first: SegmentIndex(slice.first.0 + from / PLAIN),
+                plain: to - from,
+                ends: slice.ends && to == slice.plain,
+                ..slice.clone()
+            })?;
         }
         Ok(Cut { layout, sealed })
     }
@@ -272,6 +267,14 @@ impl Layout {
             before,
             after: behind,
         })
+    }
+
+    /// The slices that hold a range inside the object; none of an empty one.
+    fn slices_of(&self, plain: &Range<u64>) -> Range<usize> {
+        if plain.is_empty() {
+            return 0..0;
+        }
+        self.slice_at(plain.start)..self.slice_at(plain.end - 1) + 1
     }
 
     /// The slice that holds this byte of the plaintext, which is inside the object.

@@ -114,6 +114,21 @@ fn cuts_fall_between_segments_and_join_without_a_trace() {
         layout.cut(&(4 * PLAIN..len)),
         Err(LayoutError::Misaligned { offset, .. }) if offset == 4 * PLAIN
     ));
+    let next = slice("a", 1, 1, PLAIN, true);
+    for (before, joined) in [
+        (slice("a", 1, 0, PLAIN, false), 1),
+        (slice("a", 1, 0, PLAIN, true), 2),
+        (slice("a", 2, 0, PLAIN, false), 2),
+        (slice("b", 1, 0, PLAIN, false), 2),
+        (slice("a", 1, 1, PLAIN, false), 2),
+    ] {
+        let parts = [before, next.clone()].map(|slice| Layout::new([slice]).unwrap());
+        assert_eq!(
+            Layout::concat(&parts).unwrap().slices().len(),
+            joined,
+            "{parts:?}"
+        );
+    }
     // A piece twice, and pieces in another order, are other layouts.
     let piece = layout.cut(&(0..PLAIN)).unwrap().layout;
     assert_eq!(Layout::concat([&piece, &piece]).unwrap().slices().len(), 2);

@@ -80,6 +80,7 @@ proptest! {
         }
         let layout = sealer.finish(&mut sealed).unwrap();
         prop_assert_eq!(layout.plain_len(), plain.len() as u64);
+        prop_assert!(layout.slices().iter().all(|slice| slice.ends), "a finished region ends");
         prop_assert_eq!(layout.sealed_len(), sealed.len() as u64);
         let text = serde_json::to_string(&layout).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Layout>(&text).unwrap(), &layout);
@@ -213,6 +214,29 @@ fn segments_are_sealed_and_opened_on_many_threads() {
             });
         }
     });
+}
+
+/// Also where the last push filled a segment.
+#[test]
+fn a_finished_region_ends() {
+    let key = data_key("b-1");
+    for (first, second) in [(0, -1), (0, 0), (0, 1), (1, 0), (1, 1), (-1, 1), (-1, 2)] {
+        for segments in [1, 2] {
+            let pushed = [len_of(segments, first), len_of(1, second)];
+            for pushed in [&pushed[..1], &pushed[..]] {
+                let mut sealer = Sealer::new(&key);
+                let mut sealed = Vec::new();
+                for len in pushed {
+                    sealer.push(&vec![1; *len], &mut sealed).unwrap();
+                }
+                let layout = sealer.finish(&mut sealed).unwrap();
+                assert!(matches!(layout.slices(), [slice] if slice.ends), "{layout:?}");
+                assert_eq!(layout.sealed_len(), sealed.len() as u64);
+            }
+        }
+    }
+    let empty = Sealer::new(&key).finish(&mut Vec::new()).unwrap();
+    assert_eq!(empty, Layout::default());
 }
 
 #[test]

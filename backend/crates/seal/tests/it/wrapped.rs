@@ -269,6 +269,7 @@ fn other_content_is_refused_by_its_reason() {
         line.replace(&hex(&sample.key), &format!("\\u0030{}", &hex(&sample.key)[1..])),
         line.replace("proof", "proo"),
         " ".repeat(5000),
+        format!("{line}{}", " ".repeat(5000)),
         "x".repeat(4096),
     ];
     for content in damaged {
