@@ -26,6 +26,7 @@ fn second_reader() -> &'static Path {
             .arg(&program)
             .arg(".")
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/second-reader"))
+            .env("CGO_ENABLED", "0")
             .status()
             .expect("`go` runs (1.25 or later)");
         assert!(status.success());
