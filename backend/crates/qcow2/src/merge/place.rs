@@ -124,3 +124,63 @@ impl Placer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: u64 = 512;
+    /// What a refcount block of that size counts.
+    const COUNTED: u64 = 256;
+
+    #[test]
+    fn literals_keep_clear_of_the_copies() {
+        let mut placer = Placer::new(1024, 4096..8192);
+        assert_eq!(placer.end(CLUSTER), 8192);
+        assert_eq!(placer.take(1000, 512), 1024);
+        assert_eq!(placer.take(512, 512), 2048);
+        assert_eq!(placer.take(1536, 512), 2560);
+        assert_eq!(placer.end(CLUSTER), 8192);
+        assert_eq!(placer.take(1, 512), 8192);
+        assert_eq!(placer.take(512, 512), 8704);
+        // What does not fit before goes behind, and so does all that follows.
+        let mut placer = Placer::new(1024, 4096..8192);
+        assert_eq!(placer.take(3584, 512), 8192);
+        assert_eq!(placer.take(512, 512), 11_776);
+        // Without copies nothing is in the way.
+        let mut placer = Placer::new(1024, 4096..4096);
+        assert_eq!(placer.take(8000, 512), 1024);
+        assert_eq!(placer.end(CLUSTER), 9216);
+    }
+
+    /// Every length of a file around the boundaries of its first blocks, without copies, with some, and with nearly all
+    /// of the file being copies: there are as many blocks as count the whole file, themselves included, and no more.
+    #[test]
+    fn blocks_count_themselves_at_every_position() {
+        for clusters in 2..1200u64 {
+            for copies in [2..2, 3..5, 4..clusters.max(4), 2..900] {
+                let copies = copies.start * CLUSTER..copies.end * CLUSTER;
+                let mut placer = Placer::new(CLUSTER, copies.clone());
+                placer.take((clusters - 1) * CLUSTER, CLUSTER);
+                let before = placer.clone();
+                let blocks = placer.take_blocks(CLUSTER);
+                let count = blocks.len() as u64;
+                assert!(
+                    placer.end(CLUSTER) <= count * COUNTED * CLUSTER,
+                    "{clusters} {copies:?}"
+                );
+                assert!(blocks.iter().all(|block| !copies.contains(block)));
+                assert!(blocks.windows(2).all(|pair| pair[0] < pair[1]));
+                let mut fewer = before;
+                for _ in 1..count {
+                    fewer.take(CLUSTER, CLUSTER);
+                }
+                let end = fewer.end(CLUSTER);
+                assert!(
+                    count == 1 || end > (count - 1) * COUNTED * CLUSTER,
+                    "{clusters} {copies:?}"
+                );
+            }
+        }
+    }
+}

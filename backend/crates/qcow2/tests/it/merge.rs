@@ -16,6 +16,7 @@ use crate::support::*;
 mod cases;
 mod fixed;
 mod large;
+mod refused;
 
 /// One image of a chain and the layers of the model that it stands for.
 #[derive(Clone)]
@@ -233,7 +234,8 @@ fn history(max_layers: usize) -> impl Strategy<Value = Vec<Layer>> {
         let mut virtual_size = sectors * 512;
         let mut history = Vec::new();
         for (growth, writes) in layers {
-            virtual_size += growth.saturating_sub(2000) * 512;
+            // Mostly not at all, sometimes by a few clusters, seldom by a span.
+            virtual_size += growth.saturating_sub(2000).pow(3) / 10_000 * 512;
             let count = Geometry::new(virtual_size, cluster_size()).unwrap().clusters();
             let mut clusters = BTreeMap::new();
             for (place, run, content) in writes {
@@ -265,14 +267,16 @@ fn cluster_size() -> ClusterSize {
     ClusterSize::new(16 << 10).unwrap()
 }
 
-/// A few clusters for a copy, a few copies for a stretch.
+/// From a few clusters for a copy, so that nearly all is copied, to so many that nearly all is packed.
 fn rules() -> impl Strategy<Value = MergeRules> {
     let align = prop_oneof![Just(512u64), Just(16 << 10), Just(64 << 10)];
-    let sizes = (1u64..200 << 10, 0u64..256 << 10, 0u64..256 << 10, 0u64..100 << 10);
+    let least = prop_oneof![1u64..200 << 10, 200u64 << 10..2 << 20];
+    let sizes = (least, 0u64..256 << 10, 0u64..256 << 10, 0u64..100 << 10);
     (align, sizes, 1u32..4, 0u64..2000).prop_map(|(align, (min, copy, literal, gap), weight, memory)| {
+        let unit = align.max(16 << 10);
         MergeRules {
             min_piece: min,
-            max_copy: 2 * (min + align.max(16 << 10)) + copy + (16 << 10).max(align),
+            max_copy: 2 * (min + unit) + copy + unit,
             literal_piece: min + literal,
             align,
             max_gap: gap,

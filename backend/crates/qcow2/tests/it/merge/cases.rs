@@ -1,15 +1,19 @@
-//! One case at a time: what is copied, what is read, what is refused.
+//! One case at a time: what is copied, what is packed, what is read.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 
-use holdfast_qcow2::{Mapping, ReadError, SpanMap, WriteError};
+use holdfast_qcow2::{Mapping, SpanMap};
 
 use super::*;
 
 /// A full image of `clusters` that do not shrink, and an overlay that rewrites those of `rewritten`.
-fn base_and_overlay(clusters: u64, rewritten: impl Fn(u64) -> bool, cluster_size: ClusterSize) -> Vec<Layer> {
+pub(super) fn base_and_overlay(
+    clusters: u64,
+    rewritten: impl Fn(u64) -> bool,
+    cluster_size: ClusterSize,
+) -> Vec<Layer> {
     let virtual_size = clusters * cluster_size.bytes();
     let layer = |seed: u64, held: &dyn Fn(u64) -> bool| Layer {
         virtual_size,
@@ -211,11 +215,27 @@ fn metered(chain: &[Member]) -> Run<Metered<'_>> {
     .unwrap()
 }
 
+fn is_table(image: &Image<Metered<'_>>, read: &Range<u64>) -> bool {
+    let mut tables = (0..2).filter_map(|span| image.table_extent(SpanIndex(span)));
+    tables.any(|table| table.start <= read.start && read.end <= table.end)
+}
+
 #[test]
 fn only_tables_and_what_is_packed_are_read() {
-    let layers = base_and_overlay(4000, |c| c % 500 < 60 || c % 97 == 0, cluster_size());
+    // In the end a few clusters stay here and there, too far from each other to be read together.
+    let rewritten = |c: u64| match c {
+        0..3000 => c % 500 < 60 || c.is_multiple_of(97),
+        _ => c % 40 > 2,
+    };
+    let layers = base_and_overlay(4000, rewritten, cluster_size());
     let chain = members(&layers, cluster_size());
     let run = metered(&chain);
+    run.survey(&SMALL).unwrap();
+    for image in run.images() {
+        assert!(!image.source().read.borrow().is_empty());
+        let tables = |read: &Range<u64>| read.end <= 48 << 10 || is_table(image, read);
+        assert!(image.source().read.borrow().iter().all(tables));
+    }
     let mut merge = Merge::plan(&run, SMALL).unwrap();
     let mut copies = Vec::new();
     while let Some(piece) = merge.next_piece().unwrap() {
@@ -224,14 +244,14 @@ fn only_tables_and_what_is_packed_are_read() {
         }
     }
     let outcome = merge.outcome().unwrap();
-    assert!(outcome.packed > 0 && outcome.copied > 50 << 20, "{outcome:?}");
+    assert!(
+        outcome.packed > 70 * (16 << 10) && outcome.copied > 50 << 20,
+        "{outcome:?}"
+    );
     let mut payload = 0;
     for (member, image) in run.images().iter().enumerate() {
-        let tables: Vec<Range<u64>> = (0..2)
-            .filter_map(|span| image.table_extent(SpanIndex(span)))
-            .collect();
         for read in image.source().read.borrow().iter() {
-            if read.start < 48 << 10 || tables.iter().any(|table| table.contains(&read.start)) {
+            if read.end <= 48 << 10 || is_table(image, read) {
                 continue;
             }
             payload += read.end - read.start;
@@ -304,69 +324,6 @@ fn an_interrupted_merge_goes_on_with_what_is_missing() {
 }
 
 #[test]
-fn runs_and_rules_that_cannot_be_are_refused() {
-    let layers = base_and_overlay(400, |c| c < 200, cluster_size());
-    let chain = members(&layers, cluster_size());
-    let images = |range: Range<usize>| {
-        let open = |member| Image::open(Member::image(member)).unwrap();
-        chain[range].iter().rev().map(open).collect::<Vec<_>>()
-    };
-    let below = || Some("below.qcow2".parse().unwrap());
-    assert!(Run::new(images(0..2), below()).is_err());
-    assert!(Run::new(images(1..2), None).is_err());
-    assert!(Run::new(images(0..0), None).is_err());
-    assert!(Run::new(images(1..2), below()).is_ok());
-
-    let run = open_run(&chain, None);
-    let refused = |rules| Merge::plan(&run, rules).unwrap_err();
-    let contradictions = [
-        MergeRules {
-            align: 3 << 14,
-            ..SMALL
-        },
-        MergeRules {
-            max_copy: 640 << 10,
-            min_piece: 257 << 10,
-            ..SMALL
-        },
-        MergeRules {
-            literal_piece: 64 << 10,
-            ..SMALL
-        },
-        MergeRules {
-            literal_piece: u64::MAX,
-            ..SMALL
-        },
-        MergeRules {
-            min_piece: u64::MAX,
-            ..SMALL
-        },
-        MergeRules {
-            max_pieces: 0,
-            ..SMALL
-        },
-        MergeRules {
-            dead_weight: 0,
-            ..SMALL
-        },
-    ];
-    for rules in contradictions {
-        assert!(matches!(refused(rules), MergeError::Rules(_)), "{rules:?}");
-    }
-    let few = MergeRules {
-        max_pieces: 3,
-        ..SMALL
-    };
-    assert!(matches!(
-        refused(few),
-        MergeError::TooManyPieces {
-            needed: 4..,
-            limit: 3
-        }
-    ));
-}
-
-#[test]
 fn fewer_pieces_are_made_of_longer_copies() {
     // Stretches of 0.6 MiB with gaps of 0.2 MiB between them.
     let layers = base_and_overlay(8000, |c| c % 50 >= 38, cluster_size());
@@ -384,117 +341,4 @@ fn fewer_pieces_are_made_of_longer_copies() {
         Image::open(file.as_slice()).unwrap().tables_digest().unwrap(),
         few.image.tables
     );
-}
-
-/// Answers otherwise from the moment it is told to.
-struct Changing<'a> {
-    bytes: &'a [u8],
-    table: Range<u64>,
-    changed: RefCell<bool>,
-}
-
-impl ReadAt for Changing<'_> {
-    fn size(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.bytes.read_exact_at(offset, buf)?;
-        if *self.changed.borrow() && self.table.contains(&offset) {
-            buf[..800].fill(0);
-        }
-        Ok(())
-    }
-}
-
-#[test]
-fn tables_that_change_under_a_merge_are_found() {
-    let layers = base_and_overlay(400, |c| c < 200, cluster_size());
-    let chain = members(&layers, cluster_size());
-    let image = Image::open(chain[0].image()).unwrap();
-    let source = Changing {
-        bytes: chain[0].image(),
-        table: image.table_extent(SpanIndex(0)).unwrap(),
-        changed: RefCell::new(false),
-    };
-    let run = Run::new(vec![Image::open(source).unwrap()], None).unwrap();
-    let mut merge = Merge::plan(&run, SMALL).unwrap();
-    *run.images()[0].source().changed.borrow_mut() = true;
-    let error = loop {
-        match merge.next_piece() {
-            Ok(piece) => assert!(piece.is_some(), "the merge ended as if nothing had happened"),
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(error, MergeError::Changed));
-    assert!(merge.next_piece().unwrap().is_none() && merge.outcome().is_none());
-}
-
-#[test]
-fn images_of_others_are_refused_where_they_differ() {
-    let dir = tempfile::tempdir().unwrap();
-    let (raw, image) = (dir.path().join("raw"), dir.path().join("image.qcow2"));
-    let mut bytes = vec![7; 1 << 20];
-    noise(1, &mut bytes[..300_000]);
-    std::fs::write(&raw, &bytes).unwrap();
-    for options in [
-        &["-c", "-o", "compression_type=zlib"][..],
-        &["-o", "compression_type=zstd"],
-    ] {
-        let convert = ["convert", "-f", "raw", "-O", "qcow2"];
-        let files = [raw.to_str().unwrap(), image.to_str().unwrap()];
-        run("qemu-img", &[&convert[..], options, &files].concat());
-        let run = Run::new(vec![open_file(&image).unwrap()], None).unwrap();
-        let error = run.survey(&MergeRules::STORE).unwrap_err();
-        let MergeError::Member(error) = error else {
-            panic!("{error:?}")
-        };
-        assert!(matches!(error.source, ReadError::ForeignLayout(_)), "{error:?}");
-    }
-    // Smaller clusters than ours.
-    let options = [
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        "cluster_size=8k,compression_type=zstd",
-    ];
-    run(
-        "qemu-img",
-        &[&options[..], &[image.to_str().unwrap(), "1M"]].concat(),
-    );
-    let small = Run::new(vec![open_file(&image).unwrap()], None).unwrap();
-    let error = small.survey(&MergeRules::STORE).unwrap_err();
-    assert!(
-        matches!(error, MergeError::Write(WriteError::ClusterSize(8192))),
-        "{error:?}"
-    );
-    // Compressed throughout by qemu, at whatever bytes it likes: fits.
-    std::fs::write(&raw, vec![9; 8 << 20]).unwrap();
-    let options = [
-        "convert",
-        "-f",
-        "raw",
-        "-O",
-        "qcow2",
-        "-c",
-        "-o",
-        "compression_type=zstd",
-    ];
-    run(
-        "qemu-img",
-        &[&options[..], &[raw.to_str().unwrap(), image.to_str().unwrap()]].concat(),
-    );
-    let foreign = Run::new(vec![open_file(&image).unwrap()], None).unwrap();
-    let (file, _) = execute(
-        &foreign,
-        MergeRules {
-            min_piece: 1,
-            ..SMALL
-        },
-    );
-    std::fs::write(&image, file).unwrap();
-    check(&image);
-    compare(&image, &raw);
 }
