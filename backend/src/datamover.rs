@@ -97,13 +97,13 @@ async fn work(
     let target: Arc<dyn Target> = Arc::new(target);
     match job {
         Job::Backup(job) => {
-            let image = holdfast_mover::backup(target, &job, progress, stop).await?;
+            let image = holdfast_mover::backup(target, &job, Arc::default(), progress, stop).await?;
             let record =
                 serde_json::to_value(&image).map_err(|error| MoverError::Internal(error.to_string()))?;
             Ok(Some(record))
         }
         Job::Restore(job) => {
-            let summary = holdfast_mover::restore(target, &job, progress, stop).await?;
+            let summary = holdfast_mover::restore(target, &job, Arc::default(), progress, stop).await?;
             tracing::info!(bytes_written = summary.data, bytes_zeroed = summary.zeroed, zeroing = ?summary.zeroing,
                 duration_ms = summary.took.as_millis(), "volume restored");
             Ok(None)
@@ -138,7 +138,8 @@ fn reason_of(error: &MoverError) -> String {
         MoverError::DeviceTooSmall { .. } => reasons::PROVISION_FAILED,
         MoverError::Device { .. } => reasons::TRANSFER_FAILED,
         MoverError::Cancelled => reasons::CANCELED,
-        MoverError::Job(_) | MoverError::Internal(_) => reasons::INTERNAL,
+        // The operator gives a job its keys, so that one is missing is our mistake.
+        MoverError::NoKey { .. } | MoverError::Job(_) | MoverError::Internal(_) => reasons::INTERNAL,
     };
     reason.to_owned()
 }

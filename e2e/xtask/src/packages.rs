@@ -27,6 +27,8 @@ pub(crate) const SANDBOX: &[&str] = &[
     "socat",
     "openssl",
     "jq",
+    "age",
+    "xxd",
     "zstd",
     "containerd",
     "runc",

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use holdfast_core::chain::needed;
 use holdfast_crd::names::reasons;
 use holdfast_target::layout::{
-    Attempt, BackupManifest, ChainFile, DocumentError, FORMAT_VERSION, Generation, ImageId, ImageRecord, Location,
-    MAX_CHAIN, MAX_MANIFEST, Uid, VolumeHome, points_prefix, volumes_prefix,
+    Attempt, BackupManifest, ChainFile, DocumentError, FORMAT_VERSION, Generation, ImageId, ImageRecord,
+    Location, MAX_CHAIN, MAX_MANIFEST, Uid, VolumeHome, points_prefix, volumes_prefix,
 };
 use holdfast_target::{Creation, ErrorKind, Key, ListRequest, Prefix, Target, each_page, list_all};
 
@@ -379,7 +379,10 @@ pub(crate) async fn count_points(target: &dyn Target) -> Result<u64, Failure> {
     let mut count = 0;
     let all = ListRequest::all(points_prefix());
     each_page(target, all, MAX_COUNTED, |page| {
-        let commits = page.objects.iter().filter_map(|o| Location::of_commit_key(&o.key));
+        let commits = page
+            .objects
+            .iter()
+            .filter_map(|o| Location::of_commit_key(&o.key));
         count += commits.count() as u64;
     })
     .await?;
@@ -397,7 +400,11 @@ pub(crate) async fn abandoned(
         return Ok(Vec::new());
     }
     let files = list_all(target, &location.prefix(), MAX_OBJECTS).await?;
-    let older = |key: &Key| location.attempt_of(key).is_some_and(|attempt| attempt < committed);
+    let older = |key: &Key| {
+        location
+            .attempt_of(key)
+            .is_some_and(|attempt| attempt < committed)
+    };
     Ok(files.into_iter().map(|o| o.key).filter(older).collect())
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use holdfast_qcow2::{ClusterSize, MergedIndex};
+use holdfast_seal::{DataKey, KeyRing, OpenError};
 use holdfast_target::{
     Key, Prefix, Target, Upload,
     layout::{ImageKind, ImageRecord, ShardNumber, ShardRecord},
@@ -32,16 +33,19 @@ const CLEAN_UP: Duration = Duration::from_secs(30);
 
 /// Stores the device of `job` as one image and returns its record, which is what commits it.
 ///
-/// With parents, only clusters whose hash differs from the chain's indexes are stored. The objects of the parents are
+/// `keys` holds the data keys of everything sealed that the job reads, and the one it seals with. With parents, only
+/// clusters whose hash differs from the chain's indexes are stored. The objects of the parents are
 /// checked against their records first. Each object is uploaded under a name with the attempt in it and never overwrites
 /// another; on failure or cancellation they and their uploads are removed again, as far as the store can be reached.
 ///
 /// # Errors
 /// [`MoverError::NeedsFull`] when the device or the cluster size no longer fits the chain,
-/// [`MoverError::Damaged`] when the chain is not what was stored, and the others.
+/// [`MoverError::NoKey`] when a key is missing, [`MoverError::Damaged`] when the chain is not what was stored, and the
+/// others.
 pub async fn backup(
     target: Arc<dyn Target>,
     job: &BackupJob,
+    keys: Arc<KeyRing>,
     progress: Arc<Progress>,
     cancel: CancellationToken,
 ) -> Result<ImageRecord, MoverError> {
@@ -53,6 +57,7 @@ pub async fn backup(
         home: job.home.clone(),
         runtime: Handle::current(),
         cancel: inner.clone(),
+        keys,
     };
     let ledger = Arc::new(Ledger::default());
     let outcome = run(&remote, job, &progress, &ledger).await;
@@ -79,6 +84,8 @@ async fn run(
     let device = join(spawn_blocking(move || Device::open(&path)).await)?;
     progress.total(device.size());
     check_parents(job, &device)?;
+    write_key(remote, job)?;
+    remote.check_keys(&job.parents)?;
     remote.check_bound(&job.parents).await?;
     let (remote, job, progress, ledger) = (remote.clone(), job.clone(), progress.clone(), ledger.clone());
     join(spawn_blocking(move || store(&remote, &job, &device, cluster_size, &progress, &ledger)).await)
@@ -115,6 +122,16 @@ fn check_parents(job: &BackupJob, device: &Device) -> Result<(), MoverError> {
     Ok(())
 }
 
+/// The key under which the job seals, where it says so.
+fn write_key<'a>(remote: &'a Remote, job: &BackupJob) -> Result<Option<&'a DataKey>, MoverError> {
+    let Some(id) = &job.seal else {
+        return Ok(None);
+    };
+    let key = remote.keys.get(id);
+    key.map(Some)
+        .ok_or_else(|| MoverError::sealed(&job.image, OpenError::NoKey(id.clone())))
+}
+
 /// Stores shard after shard. Blocks.
 fn store(
     remote: &Remote,
@@ -126,6 +143,7 @@ fn store(
 ) -> Result<ImageRecord, MoverError> {
     let image_parts = Pool::new(limits::IMAGE_PART, limits::IMAGE_BUFFERS);
     let index_parts = Pool::new(limits::INDEX_PART, limits::INDEX_BUFFERS);
+    let seal = write_key(remote, job)?;
     let mut shards: Vec<ShardRecord> = Vec::new();
     let mut offset = 0;
     for (number, size) in (0..).map(ShardNumber).zip(shard_sizes(device.size())) {
@@ -144,6 +162,7 @@ fn store(
             size,
             cluster_size,
             backing,
+            seal,
         };
         shards.push(shard.store(parents.as_ref())?);
         offset += size;

@@ -2,6 +2,7 @@
 use std::path::PathBuf;
 
 use holdfast_qcow2::{ChainError, ClusterIndex, CodecError, IndexError, MemberError, ReadError, WriteError};
+use holdfast_seal::OpenError;
 use holdfast_target::{ErrorKind, TargetError};
 
 /// Why a volume was not moved.
@@ -29,6 +30,14 @@ pub enum MoverError {
         offset: u64,
         /// What is wrong with it.
         what: String,
+    },
+    /// An object is sealed under a key that the job was not given. Nothing was written.
+    #[error("{key} cannot be opened: {why}")]
+    NoKey {
+        /// Key of the object on the target.
+        key: String,
+        /// Which data key is missing.
+        why: String,
     },
     /// The chain does not fit this volume: a full backup is needed, an incremental one is impossible.
     #[error("the chain cannot be continued ({0}); a full backup is needed")]
@@ -72,6 +81,7 @@ impl MoverError {
         match self {
             Self::Target(error) => format!("{:?}", error.kind()),
             Self::Damaged { .. } | Self::DamagedCluster { .. } => "Damaged".to_owned(),
+            Self::NoKey { .. } => "KeyMissing".to_owned(),
             Self::NeedsFull(_) => "NeedsFull".to_owned(),
             Self::DeviceTooSmall { .. } => "DeviceTooSmall".to_owned(),
             Self::Device { .. } => "DeviceFailed".to_owned(),
@@ -106,6 +116,17 @@ impl MoverError {
                 format!("it is not the object that was written: {}", error.why()),
             ),
             _ => Self::Target(error),
+        }
+    }
+
+    /// A sealed object that does not open.
+    pub(crate) fn sealed(key: impl std::fmt::Display, error: OpenError) -> Self {
+        match error {
+            OpenError::NoKey(_) => Self::NoKey {
+                key: key.to_string(),
+                why: error.to_string(),
+            },
+            other => Self::damaged(key, other.to_string()),
         }
     }
 
@@ -156,7 +177,10 @@ impl MoverError {
         }
         match source.downcast::<TargetError>() {
             Ok(error) => Self::bound(key, error),
-            Err(other) => Self::damaged(key, other.to_string()),
+            Err(other) => match other.downcast::<OpenError>() {
+                Ok(error) => Self::sealed(key, error),
+                Err(other) => Self::damaged(key, other.to_string()),
+            },
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use holdfast_qcow2::ClusterSize;
+use holdfast_seal::KeyId;
 use holdfast_target::layout::{ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub struct BackupJob {
     /// Bytes of a cluster, 16 KiB to 2 MiB, a power of two; that of the chain where there is one.
     #[serde(default = "default_cluster_size")]
     pub cluster_size: u32,
+    /// The data key under which image and index are sealed; absent: they are stored in clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<KeyId>,
 }
 
 /// Write one volume.

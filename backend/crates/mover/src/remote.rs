@@ -7,6 +7,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_qcow2::{Image, Index, ReadAt};
+use holdfast_seal::{KeyRing, Unlocked};
 use holdfast_target::{
     Key, Target, TargetError,
     layout::{Digest, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
@@ -26,6 +27,8 @@ pub(crate) struct Remote {
     pub(crate) home: VolumeHome,
     pub(crate) runtime: Handle,
     pub(crate) cancel: CancellationToken,
+    /// Data keys of everything that the job reads and writes.
+    pub(crate) keys: Arc<KeyRing>,
 }
 
 impl Remote {
@@ -48,13 +51,33 @@ impl Remote {
         })
     }
 
-    fn file(&self, key: Key, record: &ObjectRecord) -> RemoteFile {
-        RemoteFile {
+    /// What opens an object that is sealed; `None` for one in clear.
+    pub(crate) fn unlock(&self, key: &Key, record: &ObjectRecord) -> Result<Option<Unlocked>, MoverError> {
+        let Some(layout) = &record.seal else {
+            return Ok(None);
+        };
+        let unlocked = layout
+            .unlock(&self.keys)
+            .map_err(|error| MoverError::sealed(key, error))?;
+        if layout.sealed_len() == record.size {
+            return Ok(Some(unlocked));
+        }
+        let what = format!(
+            "its regions have {} bytes, the object has {}",
+            layout.sealed_len(),
+            record.size
+        );
+        Err(MoverError::damaged(key, what))
+    }
+
+    fn file(&self, key: Key, record: &ObjectRecord) -> Result<RemoteFile, MoverError> {
+        Ok(RemoteFile {
             remote: self.clone(),
+            seal: self.unlock(&key, record)?,
             key,
             record: record.clone(),
             window: Mutex::default(),
-        }
+        })
     }
 
     /// Opens the index of a shard and checks that it is the one the record binds. Blocks.
@@ -64,7 +87,7 @@ impl Remote {
         shard: &ShardRecord,
     ) -> Result<Index<RemoteFile>, MoverError> {
         let key = self.index_key(image, shard);
-        let index = Index::open(self.file(key.clone(), &shard.index))
+        let index = Index::open(self.file(key.clone(), &shard.index)?)
             .map_err(|error| MoverError::index(&key, error))?;
         let spec = index.spec();
         let wrong = |what: &str| Err(MoverError::damaged(&key, what));
@@ -90,7 +113,7 @@ impl Remote {
         shard: &ShardRecord,
     ) -> Result<Image<RemoteFile>, MoverError> {
         let key = self.image_key(image, shard);
-        let opened = Image::open(self.file(key.clone(), &shard.image))
+        let opened = Image::open(self.file(key.clone(), &shard.image)?)
             .map_err(|error| MoverError::image(&key, error))?;
         let geometry = opened.geometry();
         let cluster = u64::from(image.cluster_size);
@@ -98,6 +121,17 @@ impl Remote {
             return Err(MoverError::damaged(&key, "it describes a volume of another size"));
         }
         Ok(opened)
+    }
+
+    /// Checks that the keys of every object of a chain are at hand.
+    pub(crate) fn check_keys(&self, chain: &[ImageRecord]) -> Result<(), MoverError> {
+        for image in chain {
+            for shard in &image.shards {
+                self.unlock(&self.image_key(image, shard), &shard.image)?;
+                self.unlock(&self.index_key(image, shard), &shard.index)?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks that every object of a chain is there with the size and entity tag that were recorded.
@@ -161,6 +195,7 @@ pub(crate) struct RemoteFile {
     remote: Remote,
     key: Key,
     record: ObjectRecord,
+    seal: Option<Unlocked>,
     window: Mutex<Window>,
 }
 
@@ -171,21 +206,33 @@ struct Window {
 }
 
 impl RemoteFile {
+    /// These bytes of the file, opened where it is sealed.
     fn fetch(&self, start: u64, end: u64) -> io::Result<Bytes> {
+        let wanted = start..end;
+        let stored = match &self.seal {
+            Some(seal) => seal.layout().locate(&wanted).map_err(io::Error::other)?,
+            None => wanted.clone(),
+        };
         let call = self
             .remote
             .target
-            .get_range(&self.key, start..end, Some(&self.record.etag));
-        self.remote.wait(call).map_err(|error| match error {
+            .get_range(&self.key, stored, Some(&self.record.etag));
+        let bytes = self.remote.wait(call).map_err(|error| match error {
             WaitError::Target(error) => io::Error::other(error),
             WaitError::Cancelled => io::ErrorKind::Interrupted.into(),
-        })
+        })?;
+        match &self.seal {
+            Some(seal) => Ok(seal.open(&wanted, bytes.into()).map_err(io::Error::other)?.into()),
+            None => Ok(bytes),
+        }
     }
 }
 
 impl ReadAt for RemoteFile {
     fn size(&self) -> u64 {
-        self.record.size
+        self.seal
+            .as_ref()
+            .map_or(self.record.size, |seal| seal.layout().plain_len())
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

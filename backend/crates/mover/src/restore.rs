@@ -7,6 +7,7 @@ mod write;
 use std::{sync::Arc, time::Instant};
 
 use futures::{StreamExt, stream};
+use holdfast_seal::KeyRing;
 use holdfast_target::{Target, layout::ImageRecord};
 use tokio::{
     runtime::Handle,
@@ -35,11 +36,12 @@ use crate::{
 /// samples show that the device only pretends, everything is done again with written zeroes.)
 ///
 /// # Errors
-/// [`MoverError::DeviceTooSmall`] before anything was written, [`MoverError::Damaged`] and
+/// [`MoverError::DeviceTooSmall`] and [`MoverError::NoKey`] before anything was written, [`MoverError::Damaged`] and
 /// [`MoverError::DamagedCluster`] naming object and cluster, and the others.
 pub async fn restore(
     target: Arc<dyn Target>,
     job: &RestoreJob,
+    keys: Arc<KeyRing>,
     progress: Arc<Progress>,
     cancel: CancellationToken,
 ) -> Result<RestoreSummary, MoverError> {
@@ -51,6 +53,7 @@ pub async fn restore(
         home: job.home.clone(),
         runtime: Handle::current(),
         cancel: inner,
+        keys,
     };
     let outcome = run(&remote, job, &progress).await;
     match outcome {
@@ -67,6 +70,7 @@ async fn run(
 ) -> Result<RestoreSummary, MoverError> {
     let begun = Instant::now();
     check_chain(&job.chain)?;
+    remote.check_keys(&job.chain)?;
     let newest: &ImageRecord = &job.chain[0];
     let path = job.device.clone();
     let device = Arc::new(join(

@@ -28,6 +28,7 @@ async fn image(target: &dyn Target, name: &str, parent: Option<&str>) -> ImageRe
     ] {
         let written = target.put(&key, Bytes::from(name.to_owned())).await.unwrap();
         files.push(ObjectRecord {
+            seal: None,
             key: key.file_name().to_owned(),
             size: written.size,
             etag: written.etag,

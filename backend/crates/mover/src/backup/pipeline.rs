@@ -10,12 +10,13 @@ use holdfast_qcow2::{
     ClusterIndex, ClusterSize, ClusterState, Compressor, EffectiveSpan, Geometry, ImageName, ImageSpec,
     ImageWriter, IndexSpec, IndexWriter, Payload, SpanIndex, cluster_hash, codec::DEFAULT_LEVEL, is_zero,
 };
+use holdfast_seal::DataKey;
 use holdfast_target::layout::{Digest, ImageId, ObjectRecord, ShardNumber, ShardRecord};
 
 use super::{
     Ledger, Parents,
     plan::{Piece, Planner},
-    upload::ObjectUpload,
+    upload::{ObjectUpload, Uploaded},
 };
 use crate::{
     MoverError, Progress,
@@ -42,6 +43,8 @@ pub(super) struct ShardBackup<'a> {
     pub(super) cluster_size: ClusterSize,
     /// File name of the image below.
     pub(super) backing: Option<String>,
+    /// Key under which image and index are sealed.
+    pub(super) seal: Option<&'a DataKey>,
 }
 
 /// What became of one piece. Made once and used again and again: there are so many as pieces may be under way.
@@ -271,8 +274,17 @@ impl Files {
         };
         let image = ImageWriter::new(spec)?;
         let home = &shard.remote.home;
-        let upload =
-            |key, pool, head| ObjectUpload::new(shard.remote, shard.ledger, shard.progress, key, pool, head);
+        let upload = |key, pool, head| {
+            ObjectUpload::new(
+                shard.remote,
+                shard.ledger,
+                shard.progress,
+                key,
+                pool,
+                head,
+                shard.seal,
+            )
+        };
         let image_key = home.image_key(shard.image, shard.number);
         let image_upload = upload(image_key, shard.image_parts, image.head_size())?;
         let mut index_upload = upload(home.index_key(shard.image, shard.number), shard.index_parts, 0)?;
@@ -317,8 +329,8 @@ impl Files {
         let image = self.image.finish(&mut self.image_upload);
         let image_object = self.image_upload.finish(&image.head)?;
         let sizes = [
-            (index.size, index_object.size),
-            (image.summary.file_size, image_object.size),
+            (index.size, index_object.file_size()),
+            (image.summary.file_size, image_object.file_size()),
         ];
         if sizes.iter().any(|(written, stored)| written != stored) {
             return Err(MoverError::Internal(format!(
@@ -328,18 +340,19 @@ impl Files {
         Ok(ShardRecord {
             shard: shard.number,
             virtual_size: shard.size,
-            image: ObjectRecord {
-                key: shard.image.file_name(shard.number),
-                size: image_object.size,
-                etag: image_object.etag,
-            },
+            image: record(shard.image.file_name(shard.number), image_object),
             tables: Digest(image.summary.tables.0),
-            index: ObjectRecord {
-                key: shard.image.index_name(shard.number),
-                size: index_object.size,
-                etag: index_object.etag,
-            },
+            index: record(shard.image.index_name(shard.number), index_object),
             index_digest: Digest(index.digest.0),
         })
+    }
+}
+
+fn record(key: String, object: Uploaded) -> ObjectRecord {
+    ObjectRecord {
+        key,
+        size: object.meta.size,
+        etag: object.meta.etag,
+        seal: object.seal,
     }
 }

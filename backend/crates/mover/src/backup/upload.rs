@@ -2,6 +2,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use holdfast_qcow2::BodySink;
+use holdfast_seal::{DataKey, Layout, SEGMENT, SealError, Sealer, TAG};
 use holdfast_target::{ErrorKind, Key, ObjectMeta, Part, PartNumber, TargetError, Upload};
 use tokio::task::JoinSet;
 
@@ -22,6 +23,76 @@ struct Cutter {
     spill: VecDeque<u8>,
 }
 
+impl Cutter {
+    fn append(&mut self, mut bytes: &[u8]) {
+        if let Some(current) = self.current.as_mut().filter(|_| self.spill.is_empty()) {
+            let fits = current.fill(bytes, self.limit);
+            bytes = &bytes[fits..];
+        }
+        self.spill.extend(bytes);
+    }
+}
+
+/// Seals what is uploaded: the head as a region of its own, because it is known last and leaves last.
+#[derive(Debug)]
+struct Seal {
+    head: Sealer,
+    body: Sealer,
+    /// Sealed bytes on their way into the cutter.
+    sealed: Vec<u8>,
+    failed: Option<SealError>,
+}
+
+impl Seal {
+    fn new(key: &DataKey) -> Self {
+        Self {
+            head: Sealer::new(key),
+            body: Sealer::new(key),
+            sealed: Vec::new(),
+            failed: None,
+        }
+    }
+
+    /// Seals bytes of the body. An error is kept for the end: a sink does not fail.
+    fn append(&mut self, plain: &[u8], cutter: &mut Cutter) {
+        self.sealed.clear();
+        if let Err(error) = self.body.push(plain, &mut self.sealed) {
+            self.failed = Some(error);
+        }
+        cutter.append(&self.sealed);
+    }
+
+    /// Ends both regions; gives the sealed head and how the whole object is sealed.
+    fn finish(mut self, head: &[u8], cutter: &mut Cutter) -> Result<(Vec<u8>, Layout), MoverError> {
+        let internal = |error: &dyn std::fmt::Display| MoverError::Internal(format!("sealing: {error}"));
+        if let Some(error) = self.failed {
+            return Err(internal(&error));
+        }
+        self.sealed.clear();
+        let body = self.body.finish(&mut self.sealed).map_err(|e| internal(&e))?;
+        cutter.append(&self.sealed);
+        let mut sealed = Vec::new();
+        self.head.push(head, &mut sealed).map_err(|e| internal(&e))?;
+        let first = self.head.finish(&mut sealed).map_err(|e| internal(&e))?;
+        let layout = Layout::concat([&first, &body]).map_err(|e| internal(&e))?;
+        Ok((sealed, layout))
+    }
+}
+
+/// A stored object and how it is sealed.
+#[derive(Debug)]
+pub(super) struct Uploaded {
+    pub(super) meta: ObjectMeta,
+    pub(super) seal: Option<Layout>,
+}
+
+impl Uploaded {
+    /// Bytes of the file, whatever the store holds of it.
+    pub(super) fn file_size(&self) -> u64 {
+        self.seal.as_ref().map_or(self.meta.size, Layout::plain_len)
+    }
+}
+
 /// One object being uploaded. All methods block.
 #[derive(Debug)]
 pub(super) struct ObjectUpload {
@@ -33,7 +104,9 @@ pub(super) struct ObjectUpload {
     cutter: Cutter,
     /// The first bytes of the body, kept for part 1 where there is a head.
     held: Option<PartBuffer>,
+    /// Stored bytes of the head.
     head: usize,
+    seal: Option<Seal>,
     next: PartNumber,
     upload: Option<Upload>,
     tasks: JoinSet<Result<Part, TargetError>>,
@@ -41,18 +114,17 @@ pub(super) struct ObjectUpload {
 }
 
 impl BodySink for ObjectUpload {
-    fn append(&mut self, mut bytes: &[u8]) {
-        let cutter = &mut self.cutter;
-        if let Some(current) = cutter.current.as_mut().filter(|_| cutter.spill.is_empty()) {
-            let fits = current.fill(bytes, cutter.limit);
-            bytes = &bytes[fits..];
+    fn append(&mut self, bytes: &[u8]) {
+        match &mut self.seal {
+            Some(seal) => seal.append(bytes, &mut self.cutter),
+            None => self.cutter.append(bytes),
         }
-        cutter.spill.extend(bytes);
     }
 }
 
 impl ObjectUpload {
-    /// Prepares an upload whose first `head` bytes will be given at the end; nothing is sent yet.
+    /// Prepares an upload whose first `head` bytes will be given at the end, sealed where there is a key; nothing is sent
+    /// yet.
     pub(super) fn new(
         remote: &Remote,
         ledger: &Arc<Ledger>,
@@ -60,7 +132,12 @@ impl ObjectUpload {
         key: Key,
         pool: &Arc<Pool>,
         head: u64,
+        seal: Option<&DataKey>,
     ) -> Result<Self, MoverError> {
+        let head = match seal {
+            Some(_) => head + head.div_ceil(SEGMENT as u64) * TAG as u64,
+            None => head,
+        };
         let head = usize::try_from(head).ok().filter(|head| *head < pool.part());
         let head = head.ok_or_else(|| MoverError::Internal("the head is larger than a part".to_owned()))?;
         Ok(Self {
@@ -76,6 +153,7 @@ impl ObjectUpload {
             },
             held: None,
             head,
+            seal: seal.map(Seal::new),
             next: PartNumber::FIRST,
             upload: None,
             tasks: JoinSet::new(),
@@ -156,7 +234,20 @@ impl ObjectUpload {
     }
 
     /// Sends the rest and the head, and makes the object.
-    pub(super) fn finish(mut self, head: &[u8]) -> Result<ObjectMeta, MoverError> {
+    pub(super) fn finish(mut self, head: &[u8]) -> Result<Uploaded, MoverError> {
+        let sealed = match self.seal.take() {
+            Some(seal) => Some(seal.finish(head, &mut self.cutter)?),
+            None => None,
+        };
+        let head = sealed.as_ref().map_or(head, |(head, _)| head);
+        let meta = self.finish_stored(head)?;
+        Ok(Uploaded {
+            meta,
+            seal: sealed.map(|(_, layout)| layout),
+        })
+    }
+
+    fn finish_stored(mut self, head: &[u8]) -> Result<ObjectMeta, MoverError> {
         if head.len() != self.head {
             return Err(MoverError::Internal(
                 "the head has another length than was announced".to_owned(),

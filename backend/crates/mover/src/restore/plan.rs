@@ -5,6 +5,7 @@ use holdfast_qcow2::{
     Chain, ClusterIndex, ClusterState, Compression, Digest, EffectiveSpan, Extent, Geometry, ResolvedSpan,
     Source, SpanIndex,
 };
+use holdfast_seal::Unlocked;
 use holdfast_target::{
     ETag, Key,
     layout::{ImageRecord, ShardNumber},
@@ -23,6 +24,8 @@ use crate::{
 pub(super) struct Shard {
     pub(super) keys: Vec<Key>,
     pub(super) etags: Vec<ETag>,
+    /// What opens each image; `None` for one in clear.
+    pub(super) seals: Vec<Option<Unlocked>>,
     pub(super) compression: Vec<Compression>,
     pub(super) geometry: Geometry,
     /// Where the shard begins on the volume.
@@ -154,11 +157,13 @@ fn open_images(
     number: ShardNumber,
     offset: u64,
 ) -> Result<(Chain<RemoteFile>, Shard), MoverError> {
-    let (mut images, mut keys, mut etags) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut images, mut keys, mut etags, mut seals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for record in chain {
         let shard = &record.shards[number.0 as usize];
         images.push(remote.open_image(record, shard)?);
-        keys.push(remote.image_key(record, shard));
+        let key = remote.image_key(record, shard);
+        seals.push(remote.unlock(&key, &shard.image)?);
+        keys.push(key);
         etags.push(shard.image.etag.clone());
     }
     let compression = images.iter().map(|image| image.compression()).collect();
@@ -169,6 +174,7 @@ fn open_images(
         Shard {
             keys,
             etags,
+            seals,
             compression,
             geometry,
             offset,

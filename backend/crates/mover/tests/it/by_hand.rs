@@ -21,6 +21,7 @@ fn block(language: &str) -> String {
     let chapter = document
         .split("\n## Restore by hand\n")
         .nth(1)
+        .and_then(|rest| rest.split("\n## ").next())
         .expect("the chapter is there");
     let fence = format!("```{language}\n");
     let mut blocks = chapter.split(&fence).skip(1);

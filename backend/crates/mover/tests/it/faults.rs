@@ -41,7 +41,7 @@ async fn a_cancelled_backup_leaves_nothing_on_the_target() {
     let job = backup_job(&volume.path, "b1-a1", &[]);
     let running = tokio::spawn({
         let (target, progress, cancel) = (target.clone(), progress.clone(), cancel.clone());
-        async move { backup(target, &job, progress, cancel).await }
+        async move { backup(target, &job, Arc::default(), progress, cancel).await }
     });
     while progress.snapshot().bytes_transferred < 32 * MIB {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -105,7 +105,7 @@ async fn a_store_that_dies_is_told_and_shows_no_image_afterwards() {
     let job = backup_job(&volume.path, "b1-a1", &[]);
     let running = tokio::spawn({
         let (target, progress) = (target.clone(), progress.clone());
-        async move { backup(target, &job, progress, CancellationToken::new()).await }
+        async move { backup(target, &job, Arc::default(), progress, CancellationToken::new()).await }
     });
     while progress.snapshot().bytes_transferred == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -266,7 +266,16 @@ async fn a_cancelled_restore_ends_at_once() {
     let cancel = CancellationToken::new();
     let running = tokio::spawn({
         let cancel = cancel.clone();
-        async move { restore(Arc::new(faulty), &job, Arc::new(Progress::new()), cancel).await }
+        async move {
+            restore(
+                Arc::new(faulty),
+                &job,
+                Arc::default(),
+                Arc::new(Progress::new()),
+                cancel,
+            )
+            .await
+        }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
     cancel.cancel();

@@ -32,7 +32,9 @@ fn change() -> impl Strategy<Value = Change> {
     })
 }
 
-async fn replay(history: Vec<Vec<Change>>) {
+/// With `sealed`, every backup has a key of its own.
+async fn replay(history: Vec<Vec<Change>>, sealed: bool) {
+    let ring = keys(&["b0", "b1", "b2", "b3", "b4"]);
     let target: Arc<dyn Target> = Arc::new(MemoryTarget::new());
     let folder = tempfile::tempdir().unwrap();
     let mut volume = Volume::create(folder.path().join("volume.raw"), SIZE);
@@ -49,21 +51,20 @@ async fn replay(history: Vec<Vec<Change>>) {
             }
         }
         let job = backup_job(&volume.path, &format!("b{number}-a1"), &chain);
-        let record = run_backup(
-            target.clone(),
-            &BackupJob {
-                cluster_size: 16 << 10,
-                ..job
-            },
-        )
-        .await
-        .unwrap();
+        let job = BackupJob {
+            cluster_size: 16 << 10,
+            seal: sealed.then(|| format!("b{number}").parse().unwrap()),
+            ..job
+        };
+        let record = run_backup_with(target.clone(), &job, ring.clone()).await.unwrap();
         chain.insert(0, record);
         moments.push((chain.clone(), std::fs::read(&volume.path).unwrap()));
     }
     // Newest first, over what the restore before has left.
     for (chain, bytes) in moments.into_iter().rev() {
-        run_restore(target.clone(), &chain, &restored.path).await.unwrap();
+        run_restore_with(target.clone(), &chain, &restored.path, ring.clone())
+            .await
+            .unwrap();
         assert!(
             std::fs::read(&restored.path).unwrap() == bytes,
             "image {} restores wrongly",
@@ -78,8 +79,9 @@ proptest! {
     #[test]
     fn every_moment_of_any_history_restores(
         history in prop::collection::vec(prop::collection::vec(change(), 0..6), 1..5),
+        sealed: bool,
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(replay(history));
+        runtime.block_on(replay(history, sealed));
     }
 }

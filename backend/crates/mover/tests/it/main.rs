@@ -6,4 +6,5 @@ mod faults;
 mod histories;
 mod memory;
 mod round_trip;
+mod sealed;
 mod support;

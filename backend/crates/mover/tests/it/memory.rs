@@ -25,8 +25,16 @@ async fn child() {
     let (progress, cancel) = (Arc::new(Progress::new()), CancellationToken::new());
     let begun = std::time::Instant::now();
     let result = match &file.job {
-        Job::Backup(job) => serde_json::to_value(backup(target, job, progress, cancel).await.unwrap()),
-        Job::Restore(job) => serde_json::to_value(restore(target, job, progress, cancel).await.unwrap()),
+        Job::Backup(job) => serde_json::to_value(
+            backup(target, job, Arc::default(), progress, cancel)
+                .await
+                .unwrap(),
+        ),
+        Job::Restore(job) => serde_json::to_value(
+            restore(target, job, Arc::default(), progress, cancel)
+                .await
+                .unwrap(),
+        ),
     };
     let seconds = begun.elapsed().as_secs_f64();
     let report = serde_json::json!({ "result": result.unwrap(), "peak": peak_memory(), "seconds": seconds });

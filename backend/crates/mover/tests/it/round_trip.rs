@@ -50,9 +50,15 @@ async fn a_full_and_three_incrementals_give_back_every_state() {
     let mut store = async |volume: &Volume, image: &str| {
         let progress = Arc::new(Progress::new());
         let job = backup_job(&volume.path, image, &chain);
-        let record = backup(target.clone(), &job, progress.clone(), CancellationToken::new())
-            .await
-            .unwrap();
+        let record = backup(
+            target.clone(),
+            &job,
+            Arc::default(),
+            progress.clone(),
+            CancellationToken::new(),
+        )
+        .await
+        .unwrap();
         let seen = progress.snapshot();
         assert_eq!(
             seen.bytes_transferred, record.stored,

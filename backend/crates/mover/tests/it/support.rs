@@ -9,6 +9,7 @@ use std::{
 };
 
 use holdfast_mover::{BackupJob, MoverError, Progress, RestoreJob, RestoreSummary, backup, restore};
+use holdfast_seal::{DataKey, KeyRing};
 use holdfast_target::{
     Prefix, Target,
     layout::{ImageRecord, VolumeHome},
@@ -132,11 +133,34 @@ pub(crate) fn backup_job(device: &Path, image: &str, parents: &[ImageRecord]) ->
         image: image.parse().unwrap(),
         parents: parents.to_vec(),
         cluster_size,
+        seal: None,
     }
 }
 
 pub(crate) async fn run_backup(target: Arc<dyn Target>, job: &BackupJob) -> Result<ImageRecord, MoverError> {
-    backup(target, job, Arc::new(Progress::new()), CancellationToken::new()).await
+    run_backup_with(target, job, Arc::default()).await
+}
+
+pub(crate) async fn run_backup_with(
+    target: Arc<dyn Target>,
+    job: &BackupJob,
+    keys: Arc<KeyRing>,
+) -> Result<ImageRecord, MoverError> {
+    backup(
+        target,
+        job,
+        keys,
+        Arc::new(Progress::new()),
+        CancellationToken::new(),
+    )
+    .await
+}
+
+/// A data key for each of these backups.
+pub(crate) fn keys(backups: &[&str]) -> Arc<KeyRing> {
+    let location = |backup: &&str| format!("0c1d-cluster/0c1d-plan/{backup}").parse().unwrap();
+    let made = backups.iter().map(|backup| DataKey::generate(location(backup)));
+    Arc::new(KeyRing::of(made).unwrap())
 }
 
 pub(crate) async fn run_restore(
@@ -144,12 +168,28 @@ pub(crate) async fn run_restore(
     chain: &[ImageRecord],
     device: &Path,
 ) -> Result<RestoreSummary, MoverError> {
+    run_restore_with(target, chain, device, Arc::default()).await
+}
+
+pub(crate) async fn run_restore_with(
+    target: Arc<dyn Target>,
+    chain: &[ImageRecord],
+    device: &Path,
+    keys: Arc<KeyRing>,
+) -> Result<RestoreSummary, MoverError> {
     let job = RestoreJob {
         device: device.to_owned(),
         home: home(),
         chain: chain.to_vec(),
     };
-    restore(target, &job, Arc::new(Progress::new()), CancellationToken::new()).await
+    restore(
+        target,
+        &job,
+        keys,
+        Arc::new(Progress::new()),
+        CancellationToken::new(),
+    )
+    .await
 }
 
 /// Names of the objects of the home.

@@ -246,6 +246,12 @@ fn the_second_reader_agrees_with_the_vectors() {
 fn stock_tools_decrypt_by_hand() {
     let folder = Folder::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/by-hand.sh");
+    let chapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/FORMAT.md");
+    let block = format!("```sh\n{}```", std::fs::read_to_string(&script).unwrap());
+    assert!(
+        std::fs::read_to_string(chapter).unwrap().contains(&block),
+        "the chapter prints other commands than were tried"
+    );
     let by_hand = |identity: &str, command: &str| {
         Command::new("sh")
             .args(["-euc", &format!(". '{}'; {command}", script.display())])

@@ -2,6 +2,7 @@
 //! `jq`: field names are camelCase, times RFC 3339 in UTC, sizes bytes.
 use std::{collections::BTreeMap, fmt};
 
+use holdfast_seal::Layout;
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -386,6 +387,9 @@ pub struct ObjectRecord {
     pub size: u64,
     /// ETag that the store gave it.
     pub etag: ETag,
+    /// How its bytes are sealed; absent: they lie in clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Layout>,
 }
 
 /// `chain-<generation>.json`: which images of a volume there are.

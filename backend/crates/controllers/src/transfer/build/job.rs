@@ -90,6 +90,7 @@ pub(in crate::transfer) fn job_for(transfer: &VolumeTransfer, attempt: u32) -> R
         image,
         parents: chain,
         cluster_size,
+        seal: None,
     }))
 }
 
