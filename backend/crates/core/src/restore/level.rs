@@ -6,7 +6,7 @@ use super::{ObjectKey, PlannedObject};
 
 /// What pods need before they start: identities, configuration, limits and network rules.
 const BEFORE_PODS: u32 = 0;
-/// Roles exist before the bindings that name them.
+/// Roles exist before the bindings that name them, accounts before the Secrets that ask for their tokens.
 const BINDINGS: u32 = 1;
 /// What pods find by name: services and claims.
 const SERVICES: u32 = 2;
@@ -19,7 +19,9 @@ const CUSTOM: u32 = 5;
 
 fn of_kind(key: &ObjectKey) -> u32 {
     match (key.group.as_str(), key.kind.as_str()) {
-        ("", "ServiceAccount" | "Secret" | "ConfigMap" | "LimitRange" | "ResourceQuota") => BEFORE_PODS,
+        // A Secret that asks for the token of an account is deleted by the cluster while there is no such account.
+        ("", "Secret") => BINDINGS,
+        ("", "ServiceAccount" | "ConfigMap" | "LimitRange" | "ResourceQuota") => BEFORE_PODS,
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => BEFORE_PODS,
         ("networking.k8s.io", "NetworkPolicy") => BEFORE_PODS,
         ("rbac.authorization.k8s.io", _) => BINDINGS,
