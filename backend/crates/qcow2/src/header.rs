@@ -484,4 +484,13 @@ mod tests {
         }
         assert!(sizes[1..].iter().all(|count| *count > 0), "{sizes:?}");
     }
+
+    #[test]
+    fn the_refcount_table_grows_with_what_the_body_holds_besides() {
+        let cluster_size = ClusterSize::new(16 << 10).expect("a valid size");
+        let geometry = Geometry::new(128 << 30, cluster_size).expect("a valid disk");
+        let clusters = |extra| HeadLayout::new(&geometry, 0, extra).refcount_table_clusters;
+        // One cluster of table counts 256 GiB, and the disk may take 132 GiB of payload and some tables.
+        assert_eq!([0, 120 << 30, 125 << 30, 400 << 30].map(clusters), [1, 1, 2, 3]);
+    }
 }

@@ -232,7 +232,7 @@ impl<'a, R: ReadAt> Merge<'a, R> {
         let mut walk = Walk::new(self.run, Placer::new(layout.body_start, copies.range().clone()));
         self.counts = Counts::new(cluster_size, first as u64, self.rules.memory);
         while walk.step(self.run, copies, &mut self.counts, None)? {}
-        if walk.placer() != self.walk.placer() {
+        if (walk.placer(), walk.totals) != (self.walk.placer(), self.walk.totals) {
             return Err(MergeError::Changed);
         }
         count_tables(

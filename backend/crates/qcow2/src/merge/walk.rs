@@ -29,7 +29,7 @@ pub(super) struct Walk {
 }
 
 /// What went by so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) data_clusters: u64,
     pub(super) zero_clusters: u64,
