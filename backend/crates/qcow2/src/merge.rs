@@ -136,6 +136,7 @@ pub struct MergeRules {
     /// Size of the pieces that are not copied; at least `min_piece`.
     pub literal_piece: u64,
     /// Copies start, end and land on multiples of this power of two; where it is smaller than a cluster, of clusters.
+    /// All pieces begin on one. Objects that are sealed in segments need at least a segment.
     pub align: u64,
     /// A copy goes on over dead bytes up to this many in a row, as long as it is worth it altogether. One that would
     /// otherwise be too short goes on over more.
