@@ -146,7 +146,7 @@ mod tests {
         serde_json::from_value(
             json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent",
             "metadata": metadata, "spec": {"deletionPolicy": "Delete", "driver": "d", "source": {},
-                "volumeSnapshotRef": {}}}),
+                "volumeSnapshotRef": {"name": "s", "namespace": "n"}}}),
         )
         .unwrap()
     }
