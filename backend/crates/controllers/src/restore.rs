@@ -115,7 +115,8 @@ async fn reconcile_fresh(seen: &Restore, ctx: &Context) -> Result<Action, Failur
     }
 }
 
-fn is_over(status: &RestoreStatus) -> bool {
+/// Whether a run has ended, either way.
+pub(crate) fn is_over(status: &RestoreStatus) -> bool {
     is_true(&status.conditions, conditions::COMPLETE) || is_true(&status.conditions, conditions::FAILED)
 }
 

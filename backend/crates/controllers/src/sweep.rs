@@ -31,7 +31,7 @@ use self::survey::{Survey, check_number};
 pub(crate) use self::tombstone::Tombstone;
 use self::turns::{Bookmarks, Turn};
 use crate::failure::Failure;
-use crate::{Context, backup, stored};
+use crate::{Context, backup, restore, stored};
 
 /// Time between looks for what dead runs left.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -301,9 +301,7 @@ impl Users {
         }
         for run in ctx.cluster_wide::<Restore>().list(&ListParams::default()).await? {
             let status = run.status.clone().unwrap_or_default();
-            let over = [conditions::COMPLETE, conditions::FAILED]
-                .iter()
-                .any(|end| is_true(&status.conditions, end));
+            let over = restore::is_over(&status);
             let location = status.location.and_then(|l| l.parse::<Location>().ok());
             if !over && location.is_some_and(|l| l.plan == *plan) {
                 users.at_work = Some(format!(

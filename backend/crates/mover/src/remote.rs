@@ -1,13 +1,14 @@
 //! Objects on the target, read from threads that may block, bound by the size and entity tag of their record.
 use std::{
     io,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_qcow2::{Image, Index, ReadAt};
-use holdfast_seal::{KeyRing, Unlocked};
+use holdfast_seal::{KeyRing, OpenError, Unlocked};
 use holdfast_target::{
     Key, Target, TargetError,
     layout::{Digest, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
@@ -51,16 +52,16 @@ impl Remote {
         })
     }
 
-    /// What opens an object that is sealed; `None` for one in clear.
-    pub(crate) fn unlock(&self, key: &Key, record: &ObjectRecord) -> Result<Option<Unlocked>, MoverError> {
+    /// How an object is read, which may be sealed.
+    pub(crate) fn unlock(&self, key: &Key, record: &ObjectRecord) -> Result<Opening, MoverError> {
         let Some(layout) = &record.seal else {
-            return Ok(None);
+            return Ok(Opening(None));
         };
         let unlocked = layout
             .unlock(&self.keys)
             .map_err(|error| MoverError::sealed(key, error))?;
         if layout.sealed_len() == record.size {
-            return Ok(Some(unlocked));
+            return Ok(Opening(Some(unlocked)));
         }
         let what = format!(
             "its regions have {} bytes, the object has {}",
@@ -73,7 +74,7 @@ impl Remote {
     fn file(&self, key: Key, record: &ObjectRecord) -> Result<RemoteFile, MoverError> {
         Ok(RemoteFile {
             remote: self.clone(),
-            seal: self.unlock(&key, record)?,
+            opening: self.unlock(&key, record)?,
             key,
             record: record.clone(),
             window: Mutex::default(),
@@ -173,6 +174,38 @@ impl Remote {
     }
 }
 
+/// How the bytes of an object become those of its file: as they are, or opened with its keys.
+#[derive(Debug)]
+pub(crate) struct Opening(Option<Unlocked>);
+
+impl Opening {
+    /// Where the object holds these bytes of the file.
+    pub(crate) fn stored(&self, file: &Range<u64>) -> Result<Range<u64>, OpenError> {
+        match &self.0 {
+            Some(seal) => Ok(seal.layout().locate(file)?),
+            None => Ok(file.clone()),
+        }
+    }
+
+    /// These bytes of the file, of what the object holds for them.
+    pub(crate) fn open(&self, file: &Range<u64>, stored: Bytes) -> Result<Bytes, OpenError> {
+        match &self.0 {
+            Some(seal) => Ok(seal.open(file, stored.into())?.into()),
+            None => Ok(stored),
+        }
+    }
+
+    /// Whether opening takes work.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Bytes of the file of an object with this many.
+    fn size(&self, stored: u64) -> u64 {
+        self.0.as_ref().map_or(stored, |seal| seal.layout().plain_len())
+    }
+}
+
 /// Why a wait for the network ended without success.
 #[derive(Debug)]
 pub(crate) enum WaitError {
@@ -195,7 +228,7 @@ pub(crate) struct RemoteFile {
     remote: Remote,
     key: Key,
     record: ObjectRecord,
-    seal: Option<Unlocked>,
+    opening: Opening,
     window: Mutex<Window>,
 }
 
@@ -209,10 +242,7 @@ impl RemoteFile {
     /// These bytes of the file, opened where it is sealed.
     fn fetch(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let wanted = start..end;
-        let stored = match &self.seal {
-            Some(seal) => seal.layout().locate(&wanted).map_err(io::Error::other)?,
-            None => wanted.clone(),
-        };
+        let stored = self.opening.stored(&wanted).map_err(io::Error::other)?;
         let call = self
             .remote
             .target
@@ -221,18 +251,13 @@ impl RemoteFile {
             WaitError::Target(error) => io::Error::other(error),
             WaitError::Cancelled => io::ErrorKind::Interrupted.into(),
         })?;
-        match &self.seal {
-            Some(seal) => Ok(seal.open(&wanted, bytes.into()).map_err(io::Error::other)?.into()),
-            None => Ok(bytes),
-        }
+        self.opening.open(&wanted, bytes).map_err(io::Error::other)
     }
 }
 
 impl ReadAt for RemoteFile {
     fn size(&self) -> u64 {
-        self.seal
-            .as_ref()
-            .map_or(self.record.size, |seal| seal.layout().plain_len())
+        self.opening.size(self.record.size)
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

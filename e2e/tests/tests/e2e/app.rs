@@ -217,6 +217,11 @@ pub(crate) fn plan_manifest(namespace: &str, name: &str, target: &str, target_na
 /// A Target and a plan in the application's own namespace, both Accepted.
 pub(crate) async fn protect(cluster: &Cluster, namespace: &str) -> Result<()> {
     target(cluster, namespace, &[]).await?;
+    plan(cluster, namespace).await
+}
+
+/// A plan on the Target `store` of the application's own namespace, Accepted.
+pub(crate) async fn plan(cluster: &Cluster, namespace: &str) -> Result<()> {
     cluster
         .create(plan_manifest(namespace, "plan", "store", namespace))
         .await?;

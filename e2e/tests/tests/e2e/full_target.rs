@@ -100,19 +100,7 @@ async fn protect_on(cluster: &Cluster, namespace: &str, gateway: &Gateway) -> Re
     target["spec"]["objectStoreCredentials"]["bucketName"] = json!(connection.bucket);
     target["spec"]["objectStoreCredentials"]["region"] = json!(connection.region);
     cluster.create(target).await?;
-    cluster
-        .create(app::plan_manifest(namespace, "plan", "store", namespace))
-        .await?;
-    cluster
-        .wait(
-            "BackupPlan",
-            namespace,
-            "plan",
-            "Accepted",
-            Duration::from_secs(30),
-        )
-        .await?;
-    Ok(())
+    app::plan(cluster, namespace).await
 }
 
 /// Writes beside the buckets until there is no space left.

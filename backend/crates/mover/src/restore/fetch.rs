@@ -45,34 +45,24 @@ async fn get(
     progress: &Progress,
 ) -> Result<Stored, MoverError> {
     let (key, start) = (&shard.keys[image], range.start);
-    let stored = match &shard.seals[image] {
-        Some(seal) => seal
-            .layout()
-            .locate(&range)
-            .map_err(|error| MoverError::sealed(key, error.into()))?,
-        None => range.clone(),
-    };
+    let opening = &shard.openings[image];
+    let sealed = |error| MoverError::sealed(key, error);
+    let stored = opening.stored(&range).map_err(sealed)?;
     let bytes = remote
         .target
         .get_range(key, stored, Some(&shard.etags[image]))
         .await;
     let mut bytes = bytes.map_err(|error| MoverError::bound(key, error))?;
     progress.transferred(bytes.len() as u64);
-    if shard.seals[image].is_some() {
+    if opening.is_sealed() {
         let shard = shard.clone();
-        bytes = join(spawn_blocking(move || open(&shard, image, &range, bytes)).await)?;
+        let opened = spawn_blocking(move || {
+            let opened = shard.openings[image].open(&range, bytes);
+            opened.map_err(|error| MoverError::sealed(&shard.keys[image], error))
+        });
+        bytes = join(opened.await)?;
     }
     Ok(Stored { image, start, bytes })
-}
-
-/// Opens what was read of a sealed image.
-fn open(shard: &Shard, image: usize, range: &Range<u64>, sealed: Bytes) -> Result<Bytes, MoverError> {
-    let Some(seal) = &shard.seals[image] else {
-        return Ok(sealed);
-    };
-    let opened = seal.open(range, sealed.into());
-    let opened = opened.map_err(|error| MoverError::sealed(&shard.keys[image], error))?;
-    Ok(opened.into())
 }
 
 /// The file ranges that hold the contents, sorted; ranges with little between them are joined. Together they are at most
@@ -136,7 +126,7 @@ mod tests {
         let shard = Shard {
             keys: Vec::new(),
             etags: Vec::new(),
-            seals: Vec::new(),
+            openings: Vec::new(),
             compression: Vec::new(),
             geometry,
             offset: 0,

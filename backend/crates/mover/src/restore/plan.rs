@@ -5,7 +5,6 @@ use holdfast_qcow2::{
     Chain, ClusterIndex, ClusterState, Compression, Digest, EffectiveSpan, Extent, Geometry, ResolvedSpan,
     Source, SpanIndex,
 };
-use holdfast_seal::Unlocked;
 use holdfast_target::{
     ETag, Key,
     layout::{ImageRecord, ShardNumber},
@@ -16,7 +15,7 @@ use crate::{
     MoverError,
     backup::{Parents, open_indexes},
     limits,
-    remote::{Remote, RemoteFile},
+    remote::{Opening, Remote, RemoteFile},
 };
 
 /// The images of one shard, newest first.
@@ -24,8 +23,8 @@ use crate::{
 pub(super) struct Shard {
     pub(super) keys: Vec<Key>,
     pub(super) etags: Vec<ETag>,
-    /// What opens each image; `None` for one in clear.
-    pub(super) seals: Vec<Option<Unlocked>>,
+    /// How each image is read.
+    pub(super) openings: Vec<Opening>,
     pub(super) compression: Vec<Compression>,
     pub(super) geometry: Geometry,
     /// Where the shard begins on the volume.
@@ -157,12 +156,12 @@ fn open_images(
     number: ShardNumber,
     offset: u64,
 ) -> Result<(Chain<RemoteFile>, Shard), MoverError> {
-    let (mut images, mut keys, mut etags, mut seals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut images, mut keys, mut etags, mut openings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for record in chain {
         let shard = &record.shards[number.0 as usize];
         images.push(remote.open_image(record, shard)?);
         let key = remote.image_key(record, shard);
-        seals.push(remote.unlock(&key, &shard.image)?);
+        openings.push(remote.unlock(&key, &shard.image)?);
         keys.push(key);
         etags.push(shard.image.etag.clone());
     }
@@ -174,7 +173,7 @@ fn open_images(
         Shard {
             keys,
             etags,
-            seals,
+            openings,
             compression,
             geometry,
             offset,
