@@ -7,6 +7,8 @@
 //! holdfast/volumes/<cluster>/<plan>/<claim>/<image>-s<shard>.qcow2        one image per shard of 128 GiB
 //! holdfast/volumes/<cluster>/<plan>/<claim>/<image>-s<shard>.index        its index
 //! holdfast/volumes/<cluster>/<plan>/<claim>/chain-<generation>.json       which images there are; a new key each time
+//! holdfast/volumes/<cluster>/<plan>/<claim>/reader-<reader>-<n>.json      somebody reads images of this volume
+//! holdfast/keys/<cluster>/<plan>/<backup>/key-<generation>.age            wrapped data key of a backup
 //! holdfast/reports/<cluster>/restore-<uid>.jsonl.zst                      report of a restore, one line per object
 //! holdfast/probe/<random>                                                 written, read and removed by the health probe
 //! ```
@@ -18,7 +20,8 @@ mod names;
 
 pub use documents::{
     BackupManifest, BackupType, ChainFile, ClusterRecord, DocumentError, FileRecord, ImageKind, ImageRecord,
-    NamespaceRecord, ObjectRecord, ShardRecord, SourceRecord, VolumeMode, VolumeRecord,
+    NamespaceRecord, ObjectRecord, ShardRecord, SourceRecord, VolumeMode, VolumeRecord, check_chain,
+    check_size, parse_document, print_document,
 };
 pub use names::{
     Attempt, Digest, Generation, ImageId, Location, NameError, ShardNumber, Uid, VolumeHome, probe_key,

@@ -46,8 +46,11 @@ pub enum DocumentError {
     },
 }
 
-/// Version first: a newer document may not even parse as ours, and "newer" is the message that helps.
-fn parse<T: DeserializeOwned>(document: &str, bytes: &[u8]) -> Result<T, DocumentError> {
+/// Reads a document of this format. Version first: a newer document may not even parse as ours, and "newer" is the message that helps.
+///
+/// # Errors
+/// [`DocumentError::Newer`], [`DocumentError::Damaged`].
+pub fn parse_document<T: DeserializeOwned>(document: &str, bytes: &[u8]) -> Result<T, DocumentError> {
     #[derive(Deserialize)]
     struct Version {
         format: u64,
@@ -93,7 +96,8 @@ fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
     deserializer.deserialize_seq(Names)
 }
 
-fn print(document: &impl Serialize) -> Vec<u8> {
+/// A document as it is stored: indented JSON with a newline at the end.
+pub fn print_document(document: &impl Serialize) -> Vec<u8> {
     let mut bytes =
         serde_json::to_vec_pretty(document).expect("our documents have string keys and no failing parts");
     bytes.push(b'\n');
@@ -153,7 +157,7 @@ impl BackupManifest {
     /// Reads and checks the document that lies at `location`.
     pub fn parse(location: &Location, bytes: &[u8]) -> Result<Self, DocumentError> {
         let document = location.commit_key().to_string();
-        let manifest: Self = parse(&document, bytes)?;
+        let manifest: Self = parse_document(&document, bytes)?;
         let inconsistent = |problem: String| {
             Err(DocumentError::Inconsistent {
                 document: document.clone(),
@@ -182,7 +186,7 @@ impl BackupManifest {
 
     /// The document as it is stored: indented JSON with a newline at the end.
     pub fn to_bytes(&self) -> Vec<u8> {
-        print(self)
+        print_document(self)
     }
 
     /// Bytes on the target that this point alone added: its objects and its newest images.
@@ -212,8 +216,11 @@ impl BackupManifest {
     }
 }
 
-/// Shards are counted by the size of a volume.
-fn check_size(image: &ImageRecord) -> Result<(), String> {
+/// Whether the size of an image can be believed: shards are counted by it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_size(image: &ImageRecord) -> Result<(), String> {
     if image.virtual_size > MAX_VOLUME {
         let (id, size) = (&image.id, image.virtual_size);
         return Err(format!("image {id} has {size} bytes, more than {MAX_VOLUME}"));
@@ -221,8 +228,11 @@ fn check_size(image: &ImageRecord) -> Result<(), String> {
     Ok(())
 }
 
-/// A newest-first chain that a restore can read: linked without gaps down to a full image.
-fn check_chain(chain: &[ImageRecord]) -> Result<(), String> {
+/// Whether this is a newest-first chain that a restore can read: linked without gaps down to a full image.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_chain(chain: &[ImageRecord]) -> Result<(), String> {
     for (image, parent) in chain.iter().zip(chain.iter().skip(1)) {
         if image.parent.as_ref() != Some(&parent.id) {
             return Err(format!("image {} is not followed by its parent", image.id));
@@ -413,7 +423,7 @@ impl ChainFile {
     /// Reads and checks the document that lies in `home` under `generation`.
     pub fn parse(home: &VolumeHome, generation: Generation, bytes: &[u8]) -> Result<Self, DocumentError> {
         let document = home.chain_key(generation).to_string();
-        let file: Self = parse(&document, bytes)?;
+        let file: Self = parse_document(&document, bytes)?;
         if file.home != *home || file.generation != generation {
             let problem = format!("it is generation {} of {}", file.generation, file.home);
             return Err(DocumentError::Inconsistent { document, problem });
@@ -426,7 +436,7 @@ impl ChainFile {
 
     /// The document as it is stored.
     pub fn to_bytes(&self) -> Vec<u8> {
-        print(self)
+        print_document(self)
     }
 
     /// The chain that ends in `image`, newest first, down to its full image; `None` where a link is missing.

@@ -191,6 +191,27 @@ impl Location {
         self.prefix().key(&Self::objects_name(attempt))
     }
 
+    /// Everything of the wrapped data keys of a plan lies below, a folder for each backup.
+    pub fn keys_prefix(cluster: &Uid, plan: &Uid) -> Prefix {
+        Prefix::new(format!("{ROOT}keys/{cluster}/{plan}/"))
+    }
+
+    /// Every generation of the wrapped data key of this backup lies below.
+    pub fn key_prefix(&self) -> Prefix {
+        Prefix::new(format!("{ROOT}keys/{self}/"))
+    }
+
+    /// One generation of the wrapped data key of this backup.
+    pub fn key_key(&self, generation: Generation) -> Key {
+        self.key_prefix().key(&format!("key-{:010}.age", generation.0))
+    }
+
+    /// The generation that this key of a wrapped data key of this backup names; `None` for every other key.
+    pub fn key_generation_of(&self, key: &Key) -> Option<Generation> {
+        let name = key.as_str().strip_prefix(self.key_prefix().as_str())?;
+        ten_digits(name.strip_prefix("key-")?.strip_suffix(".age")?)
+    }
+
     /// The attempt that wrote this file of captured objects of this point; `None` for every other key.
     pub fn attempt_of(&self, key: &Key) -> Option<Attempt> {
         let name = key.as_str().strip_prefix(self.prefix().as_str())?;
@@ -272,8 +293,17 @@ impl VolumeHome {
             .as_str()
             .strip_prefix(self.chain_prefix().as_str())?
             .strip_suffix(".json")?;
-        let plain = digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit());
-        plain.then(|| digits.parse().ok().map(Generation)).flatten()
+        ten_digits(digits)
+    }
+
+    /// Prefix of all signs that somebody reads images of this volume.
+    pub fn readers_prefix(&self) -> Prefix {
+        Prefix::new(format!("{}reader-", self.prefix()))
+    }
+
+    /// A sign that somebody reads: `reader` and how often it was renewed.
+    pub fn reader_key(&self, reader: &Uid, renewal: u32) -> Key {
+        self.prefix().key(&format!("reader-{reader}-{renewal}.json"))
     }
 
     /// The attempt that wrote this object of this home (an image or an index); `None` for every other key.
@@ -283,6 +313,10 @@ impl VolumeHome {
             .strip_suffix(".qcow2")
             .or_else(|| name.strip_suffix(".index"))?;
         let (image, shard) = stem.rsplit_once("-s")?;
+        let image = match image.rsplit_once("-m") {
+            Some((image, merge)) if merge.parse::<u64>().is_ok() => image,
+            _ => image,
+        };
         shard.parse::<u32>().ok().and(image.parse().ok())
     }
 }
@@ -304,6 +338,12 @@ impl FromStr for VolumeHome {
             claim: claim.parse()?,
         })
     }
+}
+
+/// A generation as names spell it.
+fn ten_digits(digits: &str) -> Option<Generation> {
+    let plain = digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok().map(Generation)).flatten()
 }
 
 /// Exactly three parts between slashes.
