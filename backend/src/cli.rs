@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use holdfast_seal::{KeyTextError, Recipient};
 
 /// Backup and recovery of Kubernetes applications.
 #[derive(Parser)]
@@ -37,6 +38,8 @@ pub(crate) enum Role {
     Operator(Operator),
     /// Move one volume, in a pod that the operator made
     Datamover,
+    /// Make a key: the private half on standard output, the public one on standard error
+    Keygen,
     /// Print the custom resource definitions
     Crds,
     /// Print the OpenAPI document of the REST API
@@ -89,10 +92,17 @@ pub(crate) struct Operator {
     /// JSON file: how much may run at the same time; defaults without.
     #[arg(long, env = "HOLDFAST_LIMITS")]
     pub(crate) limits: Option<PathBuf>,
+    /// Public halves (`age1…`) of the recovery keys that can open every encrypted backup, separated by commas.
+    #[arg(long, env = "HOLDFAST_RECOVERY_RECIPIENTS", value_delimiter = ',', value_parser = recipient)]
+    pub(crate) recovery_recipients: Vec<Recipient>,
     /// Address of the admission webhooks.
     #[arg(long, env = "HOLDFAST_ADMISSION_LISTEN", default_value = "0.0.0.0:9443")]
     pub(crate) admission_listen: SocketAddr,
     /// Address of metrics and health.
     #[arg(long, env = "HOLDFAST_METRICS_LISTEN", default_value = "0.0.0.0:9090")]
     pub(crate) metrics_listen: SocketAddr,
+}
+
+fn recipient(text: &str) -> Result<Recipient, KeyTextError> {
+    text.parse()
 }

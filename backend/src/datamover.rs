@@ -16,6 +16,7 @@ use holdfast_crd::names::reasons;
 use holdfast_crd::transfer::{MoverOutcome, MoverReport};
 use holdfast_k8s::Cluster;
 use holdfast_mover::{Job, MoverError, Progress, ProgressSnapshot, peak_memory};
+use holdfast_seal::KeyRing;
 use holdfast_target::{Connection, Patience, S3Target, Target};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -40,12 +41,14 @@ pub(crate) async fn run(stop: CancellationToken) -> anyhow::Result<()> {
     let folder = Path::new(DatamoverTask::FOLDER);
     let task: DatamoverTask = read(&folder.join(DatamoverTask::FILE))?;
     let connection: Connection = read(&folder.join(DatamoverTask::TARGET_FILE))?;
+    let keys = std::fs::read(folder.join(DatamoverTask::KEYS_FILE)).context("reading the data keys")?;
+    let keys = Arc::new(KeyRing::from_json(&keys).context("the data keys are not valid")?);
     let client = Cluster::connect().await?.client();
     let progress = Arc::new(Progress::new());
     let mut reporter = Reporter::new(Api::namespaced(client, &task.namespace), &task);
     reporter.report(progress.snapshot(), None).await?;
 
-    let mut work = tokio::spawn(work(task.job, connection, progress.clone(), stop.clone()));
+    let mut work = tokio::spawn(work(task.job, connection, keys, progress.clone(), stop.clone()));
     let mut ticks = interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let result = loop {
@@ -89,6 +92,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
 async fn work(
     job: Job,
     connection: Connection,
+    keys: Arc<KeyRing>,
     progress: Arc<Progress>,
     stop: CancellationToken,
 ) -> Result<Option<Value>, MoverError> {
@@ -97,13 +101,13 @@ async fn work(
     let target: Arc<dyn Target> = Arc::new(target);
     match job {
         Job::Backup(job) => {
-            let image = holdfast_mover::backup(target, &job, Arc::default(), progress, stop).await?;
+            let image = holdfast_mover::backup(target, &job, keys, progress, stop).await?;
             let record =
                 serde_json::to_value(&image).map_err(|error| MoverError::Internal(error.to_string()))?;
             Ok(Some(record))
         }
         Job::Restore(job) => {
-            let summary = holdfast_mover::restore(target, &job, Arc::default(), progress, stop).await?;
+            let summary = holdfast_mover::restore(target, &job, keys, progress, stop).await?;
             tracing::info!(bytes_written = summary.data, bytes_zeroed = summary.zeroed, zeroing = ?summary.zeroing,
                 duration_ms = summary.took.as_millis(), "volume restored");
             Ok(None)

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 
 fn run(role: Role) -> anyhow::Result<()> {
     match role {
+        Role::Keygen => generated::keygen(),
         Role::Crds => generated::crds(),
         Role::Openapi => generated::openapi(),
         Role::Server(flags) => on_runtime(|stop| server::run(flags, stop)),

@@ -27,6 +27,7 @@ pub(crate) async fn run(flags: cli::Operator, stop: CancellationToken) -> anyhow
         instance,
         mover_settings,
         limits,
+        recovery_recipients,
         admission_listen,
         metrics_listen,
     } = flags;
@@ -51,6 +52,7 @@ pub(crate) async fn run(flags: cli::Operator, stop: CancellationToken) -> anyhow
         instance,
         mover,
         limits,
+        recovery: recovery_recipients,
         metrics,
     };
     // Whatever ends first ends the process: without admission or metrics a leader must not go on half alive.

@@ -28,8 +28,8 @@ pub use meta::{
 pub use namespace::{BackupSummary, NamespaceProtection, ProtectionState};
 pub use page::{ListQuery, Page};
 pub use plan::{
-    BackupConfig, BackupPlan, BackupPlanSpec, BackupPlanStatus, CreateBackupPlan, GroupVersionKind,
-    ResourceSelector, ResourceSet,
+    BackupConfig, BackupPlan, BackupPlanSpec, BackupPlanStatus, CreateBackupPlan, Encryption,
+    GroupVersionKind, ResourceSelector, ResourceSet,
 };
 pub use restore::{
     CreateRestore, ObjectCounts, Restore, RestorePhase, RestoreSource, RestoreSpec, RestoreStatus, SourceType,

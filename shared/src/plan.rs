@@ -27,6 +27,21 @@ pub struct BackupPlanSpec {
     /// Objects and claims left out, by kind and name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclude_resources: Option<ResourceSelector>,
+    /// Encrypts what the plan stores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// Lets Secrets be stored in clear where nothing is encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub store_secrets_unencrypted: bool,
+}
+
+/// Encrypts, or opens what is encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// Secret in the same namespace with the key.
+    pub encryption_secret: ObjectRef,
 }
 
 /// Where backups of a plan go.
@@ -83,6 +98,9 @@ pub struct BackupPlanStatus {
     /// `Accepted`, `Complete`, `Failed`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// Public half of the key that the plan encrypts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_recipient: Option<String>,
     /// Backups of this plan that are Complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub points: Option<u64>,

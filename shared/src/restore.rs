@@ -34,6 +34,9 @@ pub struct RestoreSpec {
     /// Namespace to restore into, only for a Restore in the install namespace; the Restore's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_namespace: Option<String>,
+    /// Opens an encrypted point; the key of its plan is taken when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<crate::Encryption>,
     /// Whether the run was asked to stop.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel: bool,
@@ -195,4 +198,7 @@ pub struct CreateRestore {
     /// Namespace to restore into, only for a Restore in the install namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_namespace: Option<String>,
+    /// Opens an encrypted point; the key of its plan is taken when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<crate::Encryption>,
 }

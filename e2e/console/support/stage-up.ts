@@ -53,7 +53,7 @@ export default async function stageUp(): Promise<void> {
   await rest.send("POST", "/backupplans", {
     name: stage.plan,
     namespace: stage.namespace,
-    spec: { backupConfig: { target: stage.target } },
+    spec: { backupConfig: { target: stage.target }, storeSecretsUnencrypted: true },
   });
   await rest.accepted(`/backupplans/${stage.namespace}/${stage.plan}`, 60);
   await rest.send("POST", "/backups", {

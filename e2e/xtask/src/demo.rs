@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use holdfast_seal::PlanKey;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use crate::apps::App;
@@ -17,6 +19,10 @@ use crate::{images, report};
 
 const DEADLINE: Duration = Duration::from_secs(300);
 const TARGET: &str = "sandbox";
+/// Secret with a plan's key, in the namespace of each application.
+const KEY: &str = "backup-key";
+/// Secret with the recovery key, made when the namespaces and their keys are gone.
+const RECOVERY: &str = "recovery-key";
 
 /// Runs everything; the table and the JSON are written also when a step fails.
 pub(crate) fn demo(json: Option<&Path>) -> Result<()> {
@@ -197,11 +203,20 @@ impl Stage {
             .iter()
             .try_for_each(|object| self.kubectl.apply(&object.to_string()))?;
         for app in App::ALL {
+            let key = json!({
+                "apiVersion": "v1", "kind": "Secret",
+                "metadata": {"name": KEY, "namespace": namespace(app)},
+                "stringData": {"planKey": PlanKey::generate().to_text().expose_secret()},
+            });
             let plan = json!({
                 "apiVersion": "holdfast.dev/v1", "kind": "BackupPlan",
                 "metadata": {"name": app.name(), "namespace": namespace(app)},
-                "spec": {"backupConfig": {"target": {"name": TARGET, "namespace": install}}},
+                "spec": {
+                    "backupConfig": {"target": {"name": TARGET, "namespace": install}},
+                    "encryption": {"encryptionSecret": {"name": KEY}},
+                },
             });
+            self.kubectl.apply(&key.to_string())?;
             self.kubectl.apply(&plan.to_string())?;
         }
         self.kubectl
@@ -231,11 +246,17 @@ impl Stage {
     /// Restores a point into a new namespace of the old name and waits for the pods.
     fn restore(&self, app: App, location: &str) -> Result<()> {
         let (space, name) = (product::NAMESPACE, format!("{}-{}", namespace(app), self.run));
+        let key = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": RECOVERY, "namespace": space},
+            "stringData": {"recoveryKey": self.facts.recovery_key},
+        });
+        self.kubectl.apply(&key.to_string())?;
         let restore = json!({
             "apiVersion": "holdfast.dev/v1", "kind": "Restore",
             "metadata": {"name": name, "namespace": space},
             "spec": {
                 "restoreNamespace": namespace(app),
+                "encryption": {"encryptionSecret": {"name": RECOVERY}},
                 "source": {"type": "Location", "location": location, "target": {"name": TARGET, "namespace": space}},
             },
         });

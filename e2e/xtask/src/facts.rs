@@ -4,9 +4,13 @@
 //! named by `HOLDFAST_SANDBOX`.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use holdfast_seal::RecoveryKey;
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
@@ -24,6 +28,41 @@ pub(crate) struct Facts {
     pub(crate) s3: S3,
     pub(crate) csi: Csi,
     pub(crate) images: Images,
+    /// Private half of the recovery key that the product is installed with.
+    #[serde(default = "new_key")]
+    pub(crate) recovery_key: String,
+}
+
+/// A key for somebody else's cluster whose facts name none.
+fn new_key() -> String {
+    RecoveryKey::generate().to_text().expose_secret().to_owned()
+}
+
+/// The recovery key of the sandbox: made once, for what is on its targets was wrapped for it.
+fn recovery_key(cluster: &Cluster) -> Result<String> {
+    let path = cluster.state().join("recovery.agekey");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let text = new_key();
+            write_private(&path, text.as_bytes())?;
+            Ok(text)
+        }
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Writes a file that only root reads, whole or not at all.
+fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    let partial = path.with_extension("tmp");
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&partial)?;
+    file.write_all(content)?;
+    fs::rename(&partial, path).with_context(|| path.display().to_string())
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,8 +97,9 @@ pub(crate) struct Images {
 
 impl Facts {
     /// Those of the sandbox.
-    pub(crate) fn of(cluster: &Cluster, pki: &Pki, keys: &Keys) -> Self {
-        Self {
+    pub(crate) fn of(cluster: &Cluster, pki: &Pki, keys: &Keys) -> Result<Self> {
+        Ok(Self {
+            recovery_key: recovery_key(cluster)?,
             kubeconfig: cluster.kubeconfig(),
             s3: S3 {
                 endpoint: cluster.s3_url(),
@@ -81,7 +121,7 @@ impl Facts {
                 webapp: images::WEBAPP.to_owned(),
                 holdfast: images::HOLDFAST.to_owned(),
             },
-        }
+        })
     }
 
     /// Path of the sandbox's own facts.
@@ -91,17 +131,7 @@ impl Facts {
 
     /// Writes them, readable by root only: they hold the S3 keys.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
-        let partial = path.with_extension("tmp");
-        let mut file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&partial)?;
-        file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
-        fs::rename(&partial, path).with_context(|| path.display().to_string())
+        write_private(path, serde_json::to_string_pretty(self)?.as_bytes())
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use holdfast_seal::RecoveryKey;
 use serde_json::Value;
 
 use crate::facts::Facts;
@@ -106,11 +107,26 @@ pub(crate) fn install(facts: &Facts, kubectl: &Kubectl, content: &str) -> Result
             "--set-string",
             format!("podAnnotations.holdfast-image-content={content}"),
         ),
+        (
+            "--set",
+            format!(
+                "encryption.recoveryRecipients={{{}}}",
+                recipient(&facts.recovery_key)?
+            ),
+        ),
+        // Tests look at what is left on the target.
+        ("--set", "retention.removalGraceSeconds=3".to_owned()),
         // The console is reached by plain HTTP on an address that only this machine routes.
         ("--set", "server.secureCookies=false".to_owned()),
     ];
     helm.install(RELEASE, RELEASE, &values)
         .with_context(|| kubectl.troubles(NAMESPACE))
+}
+
+/// The public half of a recovery key.
+fn recipient(key: &str) -> Result<String> {
+    let key = RecoveryKey::parse(key).context("the facts' recovery key")?;
+    Ok(key.recipient().to_string())
 }
 
 /// Where the console is reached from this machine.

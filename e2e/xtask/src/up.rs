@@ -128,7 +128,7 @@ pub(crate) fn up(steps: &mut Steps) -> Result<Target> {
         csi::start_sidecars(&cluster, &pki, &kubectl)
     })?;
     steps.run("resolver", || resolver(&cluster, &kubectl))?;
-    Facts::of(&cluster, &pki, &keys).write(&Facts::path(&cluster))?;
+    Facts::of(&cluster, &pki, &keys)?.write(&Facts::path(&cluster))?;
     Ok(Target::Sandbox(cluster))
 }
 

@@ -15,6 +15,7 @@
 mod capture;
 mod commit;
 mod ending;
+mod sealing;
 mod transfers;
 mod validate;
 mod volumes;

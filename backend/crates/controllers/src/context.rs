@@ -29,6 +29,8 @@ pub struct Context {
     pub limits: Limits,
     /// Opens targets.
     pub targets: TargetAccess,
+    /// Public halves of the recovery keys that every data key is wrapped for.
+    pub recovery: Vec<holdfast_seal::Recipient>,
     /// Counters and histograms.
     pub metrics: Metrics,
     /// Streaks of passing failures.

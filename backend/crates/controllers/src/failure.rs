@@ -1,6 +1,7 @@
 //! Why a run stops: a condition reason, words for a person, and whether trying again may help.
 
 use holdfast_crd::names::reasons;
+use holdfast_repository::RepositoryError;
 use holdfast_target::{ErrorKind, TargetError};
 
 /// A step of a run that did not succeed.
@@ -66,6 +67,25 @@ impl From<TargetError> for Failure {
             ErrorKind::Exists => reasons::CONFLICT,
             ErrorKind::Invalid => reasons::INVALID_SPEC,
             ErrorKind::Other | ErrorKind::Protocol => reasons::TARGET_ERROR,
+        };
+        Self {
+            reason,
+            message: error.to_string(),
+            retryable: error.is_retryable(),
+        }
+    }
+}
+
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        let reason = match &error {
+            RepositoryError::Target(error) => return error.clone().into(),
+            error if error.is_key() => reasons::KEY_MISSING,
+            error if error.is_damage() => reasons::DAMAGED,
+            RepositoryError::Broken { .. } | RepositoryError::Rivals { .. } => reasons::CONFLICT,
+            RepositoryError::TooLarge { .. } => reasons::CAPTURE_INCOMPLETE,
+            RepositoryError::Document(_) => reasons::TARGET_ERROR,
+            _ => reasons::INTERNAL,
         };
         Self {
             reason,

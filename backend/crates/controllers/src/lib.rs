@@ -8,6 +8,7 @@
 mod backup;
 mod contain;
 mod context;
+mod encryption;
 pub mod failure;
 mod metrics;
 mod operator;
@@ -16,7 +17,6 @@ mod plan;
 mod restore;
 mod settings;
 mod spec_check;
-mod stored;
 mod streak;
 mod sweep;
 mod target;

@@ -35,6 +35,8 @@ pub struct Config {
     pub mover: MoverSettings,
     /// How much may run at the same time.
     pub limits: Limits,
+    /// Public halves of the recovery keys.
+    pub recovery: Vec<holdfast_seal::Recipient>,
     /// Its metrics.
     pub metrics: Metrics,
 }
@@ -100,6 +102,7 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
         instance,
         mover,
         limits,
+        recovery,
         metrics,
     } = config;
     let client = cluster.client();
@@ -113,6 +116,7 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
         cluster_uid,
         mover,
         limits,
+        recovery,
         metrics,
         streaks: crate::streak::Streaks::default(),
         shutdown: stop.clone(),

@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt};
 use crate::Context;
 use crate::contain::contained;
 use crate::failure::Failure;
-use crate::spec_check;
+use crate::{encryption, spec_check};
 
 /// Kind, for logs and metrics.
 const KIND: &str = "BackupPlan";
@@ -25,6 +25,8 @@ const KIND: &str = "BackupPlan";
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Pause after a failure that may pass.
 const RETRY: Duration = Duration::from_secs(3);
+/// How soon a plan notices that the key in its Secret was exchanged.
+const KEY_CHECK: Duration = Duration::from_secs(30);
 /// Plans looked at at the same time.
 const CONCURRENCY: u16 = 8;
 
@@ -82,7 +84,14 @@ fn on_error(plan: Arc<BackupPlan>, failure: &Failure, ctx: Arc<Context>) -> Acti
 
 async fn reconcile(plan: Arc<BackupPlan>, ctx: Arc<Context>) -> Result<Action, Failure> {
     let started = Instant::now();
-    let look = async { look(&plan, &ctx).await.map(|()| Action::await_change()) };
+    let look = async {
+        look(&plan, &ctx).await?;
+        // Secrets are not watched: there may be very many that have nothing to do with us.
+        Ok(match plan.spec.encryption {
+            Some(_) => Action::requeue(KEY_CHECK),
+            None => Action::await_change(),
+        })
+    };
     let result = contained(KIND, &plan.name_any(), look).await;
     ctx.metrics.reconciled(KIND, started.elapsed());
     result
@@ -93,9 +102,9 @@ async fn look(plan: &BackupPlan, ctx: &Context) -> Result<(), Failure> {
     if plan.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    let verdict = match usable_target(ctx, plan).await {
+    let verdict = match check(ctx, plan).await {
         Err(failure) if failure.retryable && failure.reason != reasons::IN_PROGRESS => return Err(failure),
-        other => other.map(|_| ()),
+        other => other,
     };
     let backups = ctx
         .namespaced::<Backup>(&namespace)
@@ -126,6 +135,13 @@ async fn look(plan: &BackupPlan, ctx: &Context) -> Result<(), Failure> {
         ctx.events.warning(plan, failure.reason, &failure.message).await;
     }
     Ok(())
+}
+
+/// Whether the plan can run, and the public half of the key it encrypts with.
+async fn check(ctx: &Context, plan: &BackupPlan) -> Result<Option<String>, Failure> {
+    let target = usable_target(ctx, plan).await?;
+    let store = ctx.targets.open(&target).await?;
+    encryption::follow(ctx, plan, &*store).await
 }
 
 /// The plan's target, if the plan can run on it now.
@@ -169,13 +185,13 @@ pub(crate) async fn usable_target(ctx: &Context, plan: &BackupPlan) -> Result<Ta
 fn next_status(
     old: &BackupPlanStatus,
     generation: Option<i64>,
-    verdict: &Result<(), Failure>,
+    verdict: &Result<Option<String>, Failure>,
     backups: &[&Backup],
 ) -> BackupPlanStatus {
     let mut new = old.clone();
     new.observed_generation = generation;
     let (good, reason, message) = match verdict {
-        Ok(()) => (Truth::True, reasons::VALID, "the plan can run"),
+        Ok(_) => (Truth::True, reasons::VALID, "the plan can run"),
         // The target has not been probed yet: the next look is when it has.
         Err(failure) if failure.retryable => (Truth::Unknown, failure.reason, failure.message.as_str()),
         Err(failure) => (Truth::False, failure.reason, failure.message.as_str()),
@@ -196,6 +212,10 @@ fn next_status(
         name: b.name_any(),
         namespace: None,
     };
+    // Kept when the encryption is taken out of the plan: what was stored until then still is under that key.
+    if let Ok(Some(recipient)) = verdict {
+        new.encryption_recipient = Some(recipient.clone());
+    }
     new.points = Some(backups.iter().filter(|b| is_complete(b)).count() as u64);
     new.last_successful_backup = newest(backups, is_complete).map(name);
     new.latest_backup = newest(backups, |_| true).map(name);
@@ -241,7 +261,7 @@ mod tests {
             backup("c", "2026-01-03T00:00:00Z", false),
         ];
         let all: Vec<&Backup> = all.iter().collect();
-        let status = next_status(&BackupPlanStatus::default(), Some(1), &Ok(()), &all);
+        let status = next_status(&BackupPlanStatus::default(), Some(1), &Ok(None), &all);
         assert_eq!(status.points, Some(2));
         assert_eq!(status.last_successful_backup.unwrap().name, "b");
         assert_eq!(status.latest_backup.unwrap().name, "c");

@@ -10,6 +10,7 @@ mod planned;
 mod point;
 mod preflight;
 mod prepare;
+mod reading;
 mod report;
 mod source;
 mod undo;
@@ -169,9 +170,12 @@ impl Run<'_> {
             .map(|v| v.claim.clone())
             .collect();
         if !missing.is_empty() {
-            self.create_transfers(&status, &missing).await?;
+            self.create_transfers(&mut status, &missing).await?;
+            self.save(&status).await?;
             return Ok(Action::requeue(Duration::from_secs(1)));
         }
+        self.say_reading(&mut status, &reading::homes_of(&transfers))
+            .await;
         let mut done = 0;
         for volume in &mut status.volumes {
             let Some(transfer) = transfers.iter().find(|t| t.name_any() == volume.transfer) else {
@@ -261,6 +265,7 @@ impl Run<'_> {
             self.save(&status).await?;
             return Ok(Action::requeue(Duration::ZERO));
         }
+        self.say_done(&self.transfers().await?).await;
         if !self.ctx.drop_transfers_of(&self.uid()).await? {
             return Ok(Action::requeue(Duration::from_secs(2)));
         }
@@ -279,6 +284,7 @@ impl Run<'_> {
         if !self.restore.finalizers().iter().any(|f| f == finalizers::RUN) {
             return Ok(Action::await_change());
         }
+        self.say_done(&self.transfers().await?).await;
         if !self.ctx.drop_transfers_of(&self.uid()).await? {
             return Ok(Action::requeue(Duration::from_secs(2)));
         }

@@ -104,6 +104,16 @@ pub struct Limits {
     pub transfers_per_target: u32,
     /// Objects of one kind that are reconciled at the same time.
     pub reconciles: u16,
+    /// Seconds that images stay on a target after no point needs them any more: readers in other clusters may be at work
+    /// with them.
+    pub removal_grace_seconds: u64,
+}
+
+impl Limits {
+    /// How long images stay after no point needs them any more.
+    pub fn removal_grace(&self) -> Duration {
+        Duration::from_secs(self.removal_grace_seconds)
+    }
 }
 
 impl Default for Limits {
@@ -112,6 +122,7 @@ impl Default for Limits {
             transfers_per_node: 4,
             transfers_per_target: 4,
             reconciles: 16,
+            removal_grace_seconds: 24 * 3600,
         }
     }
 }

@@ -19,8 +19,12 @@ use futures::{FutureExt, StreamExt};
 use holdfast_crd::names::{conditions, labels, reasons};
 use holdfast_crd::{Backup, BackupPlan, Direction, Restore, Target, VolumeTransfer};
 use holdfast_k8s::is_true;
+use holdfast_repository::point;
+use holdfast_repository::removal::{self, Rules, Seen};
+use holdfast_seal::KeyId;
 use holdfast_target::Target as Store;
-use holdfast_target::layout::{ImageId, Location, Uid, VolumeHome};
+use holdfast_target::layout::{Location, Uid, VolumeHome};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
@@ -31,7 +35,7 @@ use self::survey::{Survey, check_number};
 pub(crate) use self::tombstone::Tombstone;
 use self::turns::{Bookmarks, Turn};
 use crate::failure::Failure;
-use crate::{Context, backup, restore, stored};
+use crate::{Context, backup, restore};
 
 /// Time between looks for what dead runs left.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -155,7 +159,7 @@ async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<(), Failure> {
     if let Some(user) = users.at_work {
         return Err(wait_for(&user));
     }
-    stored::erase_point(&*store, location).await?;
+    point::erase(&*store, location).await?;
     sweep_plan(ctx, &*store, &location.cluster, &location.plan)
         .await
         .map(|_| ())
@@ -189,7 +193,7 @@ async fn sweep_target(ctx: &Context, target: &Target, bookmarks: &Bookmarks) -> 
     let store = ctx.targets.open(target).await?;
     let cluster = own_cluster(ctx)?;
     let id = target.uid().unwrap_or_default();
-    for plan in bookmarks.order(&id, stored::plans(&*store, &cluster).await?) {
+    for plan in bookmarks.order(&id, point::plans(&*store, &cluster).await?) {
         bookmarks.set(&id, &plan);
         match sweep_plan(ctx, &*store, &cluster, &plan).await {
             Ok(0) => {}
@@ -213,14 +217,14 @@ fn wait_for(user: &str) -> Failure {
 
 /// Removes what no point of the plan needs. A plan that is being written or read waits for the next time.
 async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid) -> Result<usize, Failure> {
-    let folders = stored::points(store, cluster, plan).await?;
+    let folders = point::points(store, cluster, plan).await?;
     // An image that is not in this list may be of a run that began meanwhile: it is not looked at.
     let (mut written, mut number) = (BTreeMap::new(), 0);
-    for home in stored::homes(store, cluster, plan).await? {
-        let images = stored::images(store, &home).await?;
-        number += images.len();
+    for home in point::homes(store, cluster, plan).await? {
+        let seen = removal::look(store, &home).await?;
+        number += seen.images.len();
         check_number(number)?;
-        written.insert(home, images);
+        written.insert(home, seen);
     }
     let users = Users::of(ctx, plan).await?;
     if let Some(user) = users.at_work {
@@ -228,7 +232,7 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
     }
     // Asked again: a run may have written, committed and ended since the first list. Its images were seen above, so its
     // point has to be known too. What has no commit object now but did not exist then is of a run that has just begun.
-    let points = stored::points(store, cluster, plan).await?;
+    let points = point::points(store, cluster, plan).await?;
     let survey = Survey::read(store, &points).await?;
     let mut gone = 0;
     for location in survey
@@ -236,30 +240,38 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
         .iter()
         .filter(|l| folders.contains(l) && !users.runs.contains(&l.backup))
     {
-        gone += stored::erase_uncommitted(store, location).await?;
+        gone += point::erase_uncommitted(store, location).await?;
     }
-    store.delete(&survey.abandoned).await?;
-    for (home, images) in &written {
-        gone += sweep_home(store, home, images, &survey, users.plan_lives).await?;
+    store.delete(&survey.abandoned).await.map_err(Failure::from)?;
+    let grace = ctx.limits.removal_grace();
+    for (home, seen) in &written {
+        gone += sweep_home(store, home, seen, &survey, users.plan_lives, grace).await?;
     }
+    let keeps =
+        |key: &KeyId| survey.keys.contains(key) || users.runs.iter().any(|run| run.as_str() == key.as_str());
+    gone += removal::erase_keys(store, cluster, plan, keeps).await?;
     Ok(gone)
 }
 
 async fn sweep_home(
     store: &dyn Store,
     home: &VolumeHome,
-    written: &BTreeSet<ImageId>,
+    seen: &Seen,
     survey: &Survey,
     plan_lives: bool,
+    grace: Duration,
 ) -> Result<usize, Failure> {
+    let rules = Rules {
+        points: survey.points_of(home),
+        busy: &|_| false,
+        seen,
+        grace,
+        now: Timestamp::now(),
+    };
     if !plan_lives && survey.points == 0 {
-        stored::erase_home(store, home).await?;
-        return Ok(1);
+        return Ok(removal::erase_home(store, home, &rules).await?);
     }
-    stored::erase_images(store, home, |image| {
-        !written.contains(image) || survey.needs(home, image)
-    })
-    .await
+    Ok(removal::tidy(store, home, &rules).await?)
 }
 
 fn own_cluster(ctx: &Context) -> Result<Uid, Failure> {

@@ -24,7 +24,7 @@ use kube::{Api, ResourceExt};
 use crate::Context;
 use crate::contain::contained;
 use crate::failure::Failure;
-use crate::{spec_check, stored};
+use crate::spec_check;
 
 /// Kind, for logs and metrics.
 const KIND: &str = "Target";
@@ -227,9 +227,9 @@ const USABLE: &str = "the target can be written and read";
 
 /// Counts the points of a target, as long as that leaves time for other targets.
 async fn count(store: &dyn Store, limit: Duration) -> Result<Option<u64>, Failure> {
-    tokio::time::timeout(limit, stored::count_points(store))
+    tokio::time::timeout(limit, holdfast_repository::point::count(store))
         .await
-        .map_or(Ok(None), |count| count.map(Some))
+        .map_or(Ok(None), |count| Ok(Some(count?)))
 }
 
 fn counted(points: Option<u64>) -> String {

@@ -72,6 +72,9 @@ pub enum FullReason {
     /// The chain is as long as it may get.
     #[error("the chain has {0} images, the most that are put on one another")]
     TooLong(usize),
+    /// The plan has begun to encrypt, or has stopped: a chain is one or the other as a whole.
+    #[error("the plan's encryption was switched on or off since the last image")]
+    Encryption,
     /// An image of the chain is not recorded.
     #[error("image {0} of the chain is not recorded")]
     Broken(String),

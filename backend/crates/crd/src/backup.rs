@@ -115,6 +115,9 @@ pub struct BackupStatus {
     /// Where the point is on the target: `<cluster>/<plan>/<backup>`, UIDs. Set once the point is committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// The Secret with the key that encrypts this run, with its namespace; absent where nothing is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_secret: Option<ObjectRef>,
     /// The target as resolved at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ObjectRef>,

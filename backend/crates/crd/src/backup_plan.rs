@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{ObjectRef, ResourceSelector};
+use crate::common::{Encryption, ObjectRef, ResourceSelector};
 
 /// Protects the namespace it lives in.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +44,14 @@ pub struct BackupPlanSpec {
     /// complete without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclude_resources: Option<ResourceSelector>,
+    /// Encrypts what the plan stores. Without it, a namespace with Secrets is backed up only where
+    /// `storeSecretsUnencrypted` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// Lets Secrets be stored in clear: whoever can read the target can read them. Without effect where `encryption` is
+    /// set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub store_secrets_unencrypted: bool,
 }
 
 /// Where backups of a plan go.
@@ -65,6 +73,9 @@ pub struct BackupPlanStatus {
     /// Generation of the spec that the conditions speak of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Public half of the key that the plan's data keys are wrapped for. Changes when the key was rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_recipient: Option<String>,
     /// Backups of this plan that are Complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub points: Option<u64>,

@@ -90,3 +90,13 @@ impl ResourceSelector {
         })
     }
 }
+
+/// Encrypts, or opens what is encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// Secret in the same namespace. Under `planKey` it holds an age identity (`AGE-SECRET-KEY-1…`, as `holdfast keygen`
+    /// prints it), and beside it, while keys are rotated, the former one under `formerPlanKey`. For a restore it may hold
+    /// a recovery key instead, under `recoveryKey`.
+    pub encryption_secret: ObjectRef,
+}

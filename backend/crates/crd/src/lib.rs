@@ -21,8 +21,10 @@ pub mod transfer;
 
 pub use backup::{Backup, BackupKind, BackupPhase, BackupSpec, BackupStatus, DeletionPolicy};
 pub use backup_plan::{BackupPlan, BackupPlanSpec, BackupPlanStatus};
-pub use common::{GroupVersionKind, ObjectRef, Requester, ResourceSelector, ResourceSet};
+pub use common::{Encryption, GroupVersionKind, ObjectRef, Requester, ResourceSelector, ResourceSet};
 pub use restore::{Restore, RestorePhase, RestoreSource, RestoreSpec, RestoreStatus, SourceType};
 pub use status::{PhaseRecord, PhaseState, Problem, VolumeProgress};
 pub use target::{Target, TargetSpec, TargetStatus};
-pub use transfer::{Direction, TransferStage, VolumeTransfer, VolumeTransferSpec, VolumeTransferStatus};
+pub use transfer::{
+    Direction, TransferEncryption, TransferStage, VolumeTransfer, VolumeTransferSpec, VolumeTransferStatus,
+};

@@ -75,6 +75,10 @@ pub mod reasons {
     pub const CREDENTIALS_MISSING: &str = "CredentialsMissing";
     /// The bucket does not exist.
     pub const BUCKET_MISSING: &str = "BucketMissing";
+    /// A key that is needed is not there, or is not the right one.
+    pub const KEY_MISSING: &str = "KeyMissing";
+    /// Secrets would be stored in clear.
+    pub const SECRETS_IN_CLEAR: &str = "SecretsInClear";
     /// The endpoint does not answer.
     pub const UNREACHABLE: &str = "Unreachable";
     /// The endpoint's certificate is not signed by a trusted authority.

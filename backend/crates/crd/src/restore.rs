@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{ObjectRef, Requester};
+use crate::common::{Encryption, ObjectRef, Requester};
 use crate::status::{PhaseRecord, Problem, VolumeProgress};
 
 /// Brings a point back into the namespace the Restore lives in, or, from the install namespace, into a new one.
@@ -43,6 +43,10 @@ pub struct RestoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub restore_namespace: Option<String>,
+    /// Opens an encrypted point. Absent: the key of the point's plan is taken, where that still exists in this cluster and
+    /// the requester may read its Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// Stops the run. The only field that may change, and only to `true`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel: bool,
@@ -127,6 +131,12 @@ pub struct RestoreStatus {
     /// The target as resolved at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ObjectRef>,
+    /// The Secret that opens the point, with its namespace; absent where the point is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_secret: Option<ObjectRef>,
+    /// How often the signs on the target that its images are being read were renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_renewals: Option<u32>,
     /// Namespace that is restored into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_namespace: Option<String>,

@@ -55,6 +55,9 @@ pub struct VolumeTransferSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::generate::any_value")]
     pub chain: Option<serde_json::Value>,
+    /// Where the images are encrypted: what opens and seals them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<TransferEncryption>,
     /// For a backup: why the image is a full one although an incremental was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_reason: Option<String>,
@@ -70,6 +73,18 @@ pub struct VolumeTransferSpec {
     /// Stops the transfer; only ever set to `true`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel: bool,
+}
+
+/// What opens and seals the images of a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TransferEncryption {
+    /// The Secret with the plan's key or a recovery key, with its namespace.
+    pub secret: ObjectRef,
+    /// For a backup: name of the data key that the new image is sealed under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub seal: Option<String>,
 }
 
 /// Which way the data goes.

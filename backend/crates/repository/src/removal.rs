@@ -1,6 +1,7 @@
 //! What goes from a target: images that no point needs, what dead attempts left, and keys that open nothing any more.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_seal::KeyId;
@@ -46,8 +47,8 @@ pub async fn look(target: &dyn Target, home: &VolumeHome) -> Result<Seen, Reposi
 /// What stays of a home.
 pub struct Rules<'r> {
     /// Images as every point of the plan named them at its commit, newest first: the first one is the point.
-    pub points: &'r [Vec<ImageId>],
-    /// Images of runs that are at work.
+    pub points: &'r [Vec<Arc<ImageId>>],
+    /// Images that somebody is at work with: they stay, and so does every file of theirs.
     pub busy: &'r (dyn Fn(&ImageId) -> bool + Sync),
     /// What was there before points and runs were asked for; other files and images are not touched.
     pub seen: &'r Seen,
@@ -69,13 +70,27 @@ pub async fn tidy(
 ) -> Result<usize, RepositoryError> {
     let objects = list_all(target, &home.prefix(), MAX_OBJECTS).await?;
     let there: BTreeSet<String> = objects.iter().map(|o| o.key.file_name().to_owned()).collect();
-    let heads: BTreeSet<&ImageId> = rules.points.iter().filter_map(|images| images.first()).collect();
+    let heads: BTreeSet<&ImageId> = rules
+        .points
+        .iter()
+        .filter_map(|images| images.first().map(Arc::as_ref))
+        .collect();
     let keep =
         |image: &ImageId| heads.contains(image) || (rules.busy)(image) || !rules.seen.images.contains(image);
     let linked = unlink(target, home, &keep, &there, rules.now).await?;
     // A point whose image is in no chain that reads is read by what it named itself.
-    let astray = |images: &&Vec<ImageId>| images.first().is_some_and(|head| !linked.images.contains(head));
-    let recorded: BTreeSet<&ImageId> = rules.points.iter().filter(astray).flatten().collect();
+    let astray = |images: &&Vec<Arc<ImageId>>| {
+        images
+            .first()
+            .is_some_and(|head| !linked.images.contains(&**head))
+    };
+    let recorded: BTreeSet<&ImageId> = rules
+        .points
+        .iter()
+        .filter(astray)
+        .flatten()
+        .map(Arc::as_ref)
+        .collect();
     let held = held(target, home, rules.now).await?;
     let goes = |key: &Key| {
         let name = key.file_name();
@@ -86,7 +101,7 @@ pub async fn tidy(
             && !linked.files.contains(name)
             && !waits(&linked, name, held, rules)
             && !recorded.contains(&image)
-            && (linked.images.contains(&image) || !(rules.busy)(&image))
+            && !(rules.busy)(&image)
     };
     let mut gone: Vec<Key> = objects
         .into_iter()

@@ -226,6 +226,31 @@ impl KeyRing {
         }
     }
 
+    /// The ring as JSON **with the keys in clear**, an object that has the hexadecimal key for each location: for the
+    /// Secret that a process mounts which seals and opens. Nothing else writes it out.
+    #[must_use]
+    pub fn expose_json(&self) -> serde_json::Value {
+        let keys = self.0.values().map(|key| {
+            let text = key.to_hex().expose_secret().to_owned();
+            (key.location().to_string(), serde_json::Value::String(text))
+        });
+        serde_json::Value::Object(keys.collect())
+    }
+
+    /// Reads what [`expose_json`](Self::expose_json) wrote.
+    ///
+    /// # Errors
+    /// [`SealError::DataKey`] for anything else.
+    pub fn from_json(text: &[u8]) -> Result<Self, SealError> {
+        let keys: BTreeMap<String, String> = serde_json::from_slice(text).map_err(|_| SealError::DataKey)?;
+        let keys = keys.into_iter().map(|(location, key)| {
+            let location = location.parse().map_err(|_| SealError::DataKey)?;
+            DataKey::from_hex(location, &Zeroizing::new(key))
+        });
+        let keys: Result<Vec<DataKey>, SealError> = keys.collect();
+        Self::of(keys?).map_err(|_| SealError::DataKey)
+    }
+
     /// The key of this name, if it is there.
     #[must_use]
     pub fn get(&self, id: &KeyId) -> Option<&DataKey> {

@@ -19,7 +19,7 @@ mod documents;
 mod names;
 
 pub use documents::{
-    BackupManifest, BackupType, ChainFile, ClusterRecord, DocumentError, FileRecord, ImageKind, ImageRecord,
+    BackupManifest, BackupType, ClusterRecord, DocumentError, FileRecord, ImageKind, ImageRecord,
     NamespaceRecord, ObjectRecord, ShardRecord, SourceRecord, VolumeMode, VolumeRecord, check_chain,
     check_size, parse_document, print_document,
 };

@@ -210,7 +210,8 @@ pub(crate) fn target_manifest(
 pub(crate) fn plan_manifest(namespace: &str, name: &str, target: &str, target_namespace: &str) -> Value {
     json!({
         "apiVersion": "holdfast.dev/v1", "kind": "BackupPlan", "metadata": {"name": name, "namespace": namespace},
-        "spec": {"backupConfig": {"target": {"name": target, "namespace": target_namespace}}},
+        "spec": {"backupConfig": {"target": {"name": target, "namespace": target_namespace}},
+            "storeSecretsUnencrypted": true},
     })
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Sandbox {
     pub(crate) s3: S3,
     pub(crate) csi: Csi,
     pub(crate) images: Images,
+    /// Private half of the installation's recovery key.
+    pub(crate) recovery_key: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

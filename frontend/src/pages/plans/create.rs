@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use holdfast_shared::{
-    BackupConfig, BackupPlanSpec, CreateBackup, CreateBackupPlan, GroupVersionKind, ObjectRef, Resource,
-    ResourceSelector, ResourceSet, Target,
+    BackupConfig, BackupPlanSpec, CreateBackup, CreateBackupPlan, Encryption, GroupVersionKind, ObjectRef,
+    Resource, ResourceSelector, ResourceSet, Target,
 };
 use leptos::prelude::*;
 use leptos_router::components::A;
@@ -33,6 +33,9 @@ struct Form {
     /// Namespace and name, joined by a slash.
     target: RwSignal<String>,
     excluded_claims: RwSignal<String>,
+    /// Name of the Secret with the plan's key.
+    key: RwSignal<String>,
+    clear_secrets: RwSignal<bool>,
     start: RwSignal<bool>,
 }
 
@@ -43,12 +46,15 @@ impl Form {
             namespace: RwSignal::new(namespace),
             target: RwSignal::new(String::new()),
             excluded_claims: RwSignal::new(String::new()),
+            key: RwSignal::new(String::new()),
+            clear_secrets: RwSignal::new(false),
             start: RwSignal::new(true),
         }
     }
 
     fn body(self) -> CreateBackupPlan {
         let namespace = self.namespace.get_untracked().trim().to_owned();
+        let key = self.key.get_untracked().trim().to_owned();
         let claims = words(&self.excluded_claims.get_untracked());
         CreateBackupPlan {
             name: self.name.get_untracked().trim().to_owned(),
@@ -57,6 +63,10 @@ impl Form {
                     target: reference(&self.target.get_untracked(), &namespace),
                 },
                 exclude_resources: (!claims.is_empty()).then(|| excluded(claims)),
+                store_secrets_unencrypted: key.is_empty() && self.clear_secrets.get_untracked(),
+                encryption: (!key.is_empty()).then(|| Encryption {
+                    encryption_secret: ObjectRef::local(&key),
+                }),
             },
             namespace,
         }
@@ -174,6 +184,7 @@ pub(crate) fn NewPlan() -> impl IntoView {
                 </p>
             </Show>
             <What form=form submission=submission />
+            <Secrecy form=form submission=submission />
             <WhereTo form=form targets=targets typed=typed submission=submission />
             {move || submission.error().map(|error| view! { <Trouble title="The plan was not created" error=error /> })}
             <footer class="form-foot">
@@ -264,6 +275,32 @@ fn What(form: Form, submission: Submission) -> impl IntoView {
                 error=submission.field("spec.excludeResources")
                 hint="Names of PersistentVolumeClaims whose data is not needed. Backups are complete without them."
             />
+        </fieldset>
+    }
+}
+
+#[component]
+fn Secrecy(form: Form, submission: Submission) -> impl IntoView {
+    let sealed = move || !form.key.get().trim().is_empty();
+    view! {
+        <fieldset>
+            <legend>"Encryption"</legend>
+            <TextField
+                id="key"
+                label="Secret with the plan's key"
+                value=form.key
+                optional=true
+                error=submission.field("spec.encryption")
+                hint="A Secret in the same namespace that holds a key under planKey; `holdfast keygen` makes one. Everything the plan stores is encrypted with it."
+            />
+            <Show when=move || !sealed()>
+                <CheckField
+                    id="clear-secrets"
+                    value=form.clear_secrets
+                    label="Store Secrets unencrypted"
+                    text="Whoever can read the target can read them. Without this and without a key, backups of a namespace with Secrets fail."
+                />
+            </Show>
         </fieldset>
     }
 }

@@ -1,6 +1,6 @@
 //! The dialog that starts a restore: from a backup, from a plan's newest backup, or by location.
 
-use holdfast_shared::{CreateRestore, ObjectRef, Resource, RestoreSource, SourceType};
+use holdfast_shared::{CreateRestore, Encryption, ObjectRef, Resource, RestoreSource, SourceType};
 use leptos::prelude::*;
 use leptos_router::hooks::use_navigate;
 
@@ -52,7 +52,7 @@ struct Point {
 }
 
 /// What is sent.
-fn body(source: &Source, point: &Point, into: Into) -> CreateRestore {
+fn body(source: &Source, point: &Point, into: Into, key: &str) -> CreateRestore {
     let (namespace, create_namespace, restore_namespace) = match into {
         Into::Existing { namespace, create } => (namespace, create, None),
         Into::New { namespace, install } => (install, false, Some(namespace)),
@@ -92,6 +92,9 @@ fn body(source: &Source, point: &Point, into: Into) -> CreateRestore {
         name: None,
         source: sent,
         restore_namespace,
+        encryption: (!key.is_empty()).then(|| Encryption {
+            encryption_secret: ObjectRef::local(key),
+        }),
     }
 }
 
@@ -120,6 +123,8 @@ struct Typed {
     fresh: RwSignal<String>,
     target: RwSignal<String>,
     location: RwSignal<String>,
+    /// Secret with a key, in the namespace of the Restore.
+    key: RwSignal<String>,
 }
 
 impl Typed {
@@ -133,6 +138,7 @@ impl Typed {
             fresh: RwSignal::new(proposal.unwrap_or_default()),
             target: RwSignal::new(String::new()),
             location: RwSignal::new(String::new()),
+            key: RwSignal::new(String::new()),
         }
     }
 
@@ -163,7 +169,7 @@ impl Typed {
             target: trimmed(self.target),
             location: trimmed(self.location),
         };
-        body(source, &point, into)
+        body(source, &point, into, &trimmed(self.key))
     }
 }
 
@@ -196,6 +202,14 @@ fn Form(open: RwSignal<bool>, source: Source) -> impl IntoView {
             <div class="dialog-body">
                 {located.then(|| view! { <PointFields target=typed.target location=typed.location /> })}
                 <Destination own=own typed=typed />
+                <TextField
+                    id="restore-key"
+                    label="Secret with the key"
+                    value=typed.key
+                    optional=true
+                    error=submission.field("spec.encryption")
+                    hint="For an encrypted point whose plan is gone or out of your reach: a Secret beside the Restore, with planKey or recoveryKey."
+                />
             </div>
             <FormFoot
                 open=open
@@ -323,7 +337,7 @@ mod tests {
             namespace: "shop".into(),
             create: true,
         };
-        let sent = body(&backup(), &Point::default(), into);
+        let sent = body(&backup(), &Point::default(), into, "");
         assert_eq!(sent.namespace, "shop");
         assert!(sent.create_namespace);
         assert_eq!(sent.restore_namespace, None);
@@ -336,7 +350,7 @@ mod tests {
             namespace: "copy".into(),
             install: "holdfast".into(),
         };
-        let sent = body(&backup(), &Point::default(), into);
+        let sent = body(&backup(), &Point::default(), into, "");
         assert_eq!(sent.namespace, "holdfast");
         assert!(!sent.create_namespace);
         assert_eq!(sent.restore_namespace.as_deref(), Some("copy"));

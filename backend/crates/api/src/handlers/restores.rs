@@ -81,6 +81,7 @@ pub(crate) async fn create_restore(caller: Caller, Json(body): Json<CreateRestor
     let spec = spec_of(&RestoreSpec {
         source: body.source,
         restore_namespace: body.restore_namespace,
+        encryption: body.encryption,
         cancel: false,
         requester: None,
     })?;

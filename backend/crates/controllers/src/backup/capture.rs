@@ -41,6 +41,8 @@ pub(super) struct Captured {
     pub(super) file: Bytes,
     /// Number of lines.
     pub(super) count: u64,
+    /// Secrets among them, as far as their content is stored.
+    pub(super) secrets: Vec<String>,
 }
 
 /// Captures everything in `namespace` but what the default ignore list and `exclude` leave out.
@@ -104,6 +106,7 @@ pub(super) async fn capture(
     file.append(body)?;
     Ok(Captured {
         count: file.weight.objects,
+        secrets: file.secrets,
         file: Bytes::from(file.bytes),
     })
 }
@@ -259,6 +262,7 @@ fn incomplete(error: &dyn std::error::Error, retryable: bool) -> Failure {
 struct Frames {
     bytes: Vec<u8>,
     weight: Weight,
+    secrets: Vec<String>,
 }
 
 impl Frames {
@@ -267,6 +271,7 @@ impl Frames {
             .merge(more.weight)
             .map_err(|why| too_large(None, why))?;
         self.bytes.extend(more.bytes);
+        self.secrets.extend(more.secrets);
         if self.bytes.len() as u64 > MAX_FILE {
             return Err(too_large(None, TooLarge::File));
         }
@@ -279,6 +284,7 @@ struct Lines {
     encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
     weight: Weight,
     line: Vec<u8>,
+    secrets: Vec<String>,
 }
 
 impl Lines {
@@ -289,6 +295,7 @@ impl Lines {
             encoder,
             weight: Weight::default(),
             line: Vec::new(),
+            secrets: Vec::new(),
         })
     }
 
@@ -308,6 +315,16 @@ impl Lines {
             .add(&self.line)
             .map_err(|why| too_large(Some(&key), why))?;
         self.line.push(b'\n');
+        // What was taken off before, a token of an account, leaves a Secret without content.
+        let has = |field: &str| {
+            object
+                .get(field)
+                .and_then(Value::as_object)
+                .is_some_and(|data| !data.is_empty())
+        };
+        if key.kind == "Secret" && key.group.is_empty() && (has("data") || has("stringData")) {
+            self.secrets.push(key.name);
+        }
         self.encoder.write_all(&self.line).map_err(encoding)
     }
 
@@ -318,6 +335,7 @@ impl Lines {
         Ok(Frames {
             bytes: self.encoder.finish().map_err(encoding)?,
             weight: self.weight,
+            secrets: self.secrets,
         })
     }
 }

@@ -1,12 +1,12 @@
 //! Commit: the chains get their new images, then, last, the commit object makes the point.
 
-use bytes::Bytes;
 use holdfast_crd::names::{conditions, reasons};
 use holdfast_crd::{BackupPhase, PhaseState, VolumeTransfer};
 use holdfast_k8s::set_condition;
+use holdfast_repository::{chain, point};
 use holdfast_target::layout::{
     Attempt, BackupManifest, BackupType, ClusterRecord, FORMAT_VERSION, FileRecord, ImageKind, ImageRecord,
-    Location, MAX_MANIFEST, NamespaceRecord, SourceRecord, VolumeMode, VolumeRecord,
+    Location, NamespaceRecord, SourceRecord, VolumeMode, VolumeRecord,
 };
 use holdfast_target::{Creation, Target as Store};
 use jiff::Timestamp;
@@ -14,9 +14,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::sealing::Seal;
 use super::{Run, Step, Stop, uid};
 use crate::failure::Failure;
-use crate::{phases, stored};
+use crate::phases;
 
 impl Run {
     /// Phase Commit.
@@ -24,12 +25,28 @@ impl Run {
         let store = self.store().await?;
         let location = self.location()?;
         // An operator that died right after the commit finds its own point.
-        let manifest = match stored::manifest(&*store, &location).await? {
+        let manifest = match self.committed(&*store, &location).await? {
             Some(manifest) => manifest,
             None => self.write_manifest(&*store, &location).await?,
         };
         self.succeed(&location, &manifest).await?;
         Ok(Step::Over)
+    }
+
+    /// The point, if it is there already.
+    async fn committed(
+        &self,
+        store: &dyn Store,
+        location: &Location,
+    ) -> Result<Option<BackupManifest>, Stop> {
+        let Some(found) = point::read(store, location).await.map_err(Failure::from)? else {
+            return Ok(None);
+        };
+        let ring = match self.seal().await? {
+            Some(seal) => Some(seal.ring(store, &chain::Chain::default()).await?),
+            None => None,
+        };
+        Ok(Some(found.open(ring.as_ref()).map_err(Failure::from)?))
     }
 
     async fn write_manifest(
@@ -38,6 +55,7 @@ impl Run {
         location: &Location,
     ) -> Result<BackupManifest, Stop> {
         let transfers = self.transfers().await?;
+        let seal = self.seal().await?;
         let mut volumes = Vec::new();
         for progress in &self.status.volumes {
             let transfer = transfers.iter().find(|t| t.name_any() == progress.transfer);
@@ -48,21 +66,15 @@ impl Run {
                 );
                 Failure::lasting(reasons::TRANSFER_FAILED, text)
             })?;
-            volumes.push(volume_record(store, transfer).await?);
+            volumes.push(volume_record(store, transfer, seal.as_ref()).await?);
         }
         // The fence: only who can still write this version of the resource may commit. Cancel, deletion and another
         // operator's writes all change it.
         self.still_ours().await?;
         let manifest = self.manifest(location, volumes).await?;
-        let body = Bytes::from(manifest.to_bytes());
-        stored::check_size("the commit object", body.len(), MAX_MANIFEST)?;
-        if store
-            .put_new(&location.commit_key(), body)
-            .await
-            .map_err(Failure::from)?
-            == Creation::Exists
-        {
-            let found = stored::manifest(store, location).await?;
+        let created = point::commit(store, &manifest, seal.as_ref().map(Seal::key)).await;
+        if created.map_err(Failure::from)? == Creation::Exists {
+            let found = self.committed(store, location).await?;
             return found.ok_or_else(|| {
                 Failure::passing(
                     reasons::CONFLICT,
@@ -194,7 +206,11 @@ fn type_of(volumes: &[VolumeRecord]) -> BackupType {
 }
 
 /// Puts the transfer's image on its chain and describes the volume for the commit object.
-async fn volume_record(store: &dyn Store, transfer: &VolumeTransfer) -> Result<VolumeRecord, Failure> {
+async fn volume_record(
+    store: &dyn Store,
+    transfer: &VolumeTransfer,
+    seal: Option<&Seal>,
+) -> Result<VolumeRecord, Failure> {
     let spec = &transfer.spec;
     let internal =
         |what: String| Failure::lasting(reasons::INTERNAL, format!("claim {}: {what}", spec.claim.name));
@@ -210,7 +226,12 @@ async fn volume_record(store: &dyn Store, transfer: &VolumeTransfer) -> Result<V
         .map_err(|e| internal(format!("its home: {e}")))?;
     let cut = state.snapshot.map(|s| s.creation_time).unwrap_or_default();
     let snapshot_time = Timestamp::from_nanosecond(i128::from(cut)).map_err(|e| internal(e.to_string()))?;
-    let (generation, chain) = stored::append_image(store, &home, &image).await?;
+    let ring = match seal {
+        Some(seal) => Some(seal.ring(store, &chain::newest(store, &home).await?).await?),
+        None => None,
+    };
+    let sealing = seal.zip(ring.as_ref()).map(|(seal, ring)| seal.sealing(ring));
+    let (generation, chain) = chain::append(store, &home, &image, sealing).await?;
     Ok(VolumeRecord {
         claim: spec.claim.name.clone(),
         claim_uid: home.claim.clone(),

@@ -1,11 +1,14 @@
 //! How a run ends: failed, cleaned up, deleted.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use holdfast_crd::names::{conditions, finalizers, reasons};
 use holdfast_crd::{BackupPhase, DeletionPolicy, ObjectRef, PhaseState};
 use holdfast_k8s::{is_true, set_condition};
-use holdfast_target::layout::VolumeHome;
+use holdfast_repository::point;
+use holdfast_repository::removal::{self, Rules};
+use holdfast_target::layout::{ImageId, VolumeHome};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -16,8 +19,8 @@ use kube::runtime::controller::Action;
 use super::transfers::ENDING;
 use super::{Run, Stop};
 use crate::failure::Failure;
+use crate::phases;
 use crate::sweep::Tombstone;
-use crate::{phases, stored};
 
 impl Run {
     /// Ends the run as failed, unless its point turns out to be committed.
@@ -56,7 +59,7 @@ impl Run {
     }
 
     async fn is_committed(&self) -> Result<bool, Failure> {
-        stored::is_committed(&*self.store().await?, &self.location()?).await
+        Ok(point::is_committed(&*self.store().await?, &self.location()?).await?)
     }
 
     /// The commit object was written before the run was stopped: the point stands.
@@ -120,15 +123,30 @@ impl Run {
             return Ok(());
         }
         let (store, location) = (self.store().await?, self.location()?);
-        if stored::is_committed(&*store, &location).await? {
+        if point::is_committed(&*store, &location).await? {
             // The commit reached the store though its answer did not reach us: it is a point, and keeps its images.
             return Ok(());
         }
-        stored::erase_uncommitted(&*store, &location).await?;
+        point::erase_uncommitted(&*store, &location).await?;
         let mut homes = seen.clone();
-        homes.extend(stored::homes(&*store, &location.cluster, &location.plan).await?);
+        homes.extend(point::homes(&*store, &location.cluster, &location.plan).await?);
+        // Everything but what this run made is somebody's; nobody has read what this run made.
+        let others = |image: &ImageId| image.backup != location.backup;
         for home in &homes {
-            stored::erase_images(&*store, home, |image| image.backup != location.backup).await?;
+            let seen = removal::look(&*store, home).await?;
+            let rules = Rules {
+                points: &[],
+                busy: &others,
+                seen: &seen,
+                grace: Duration::ZERO,
+                now: Timestamp::now(),
+            };
+            removal::tidy(&*store, home, &rules).await?;
+        }
+        if self.status.encryption_secret.is_some() {
+            let own = location.backup.as_str();
+            let (cluster, plan) = (&location.cluster, &location.plan);
+            removal::erase_keys(&*store, cluster, plan, |key| key.as_str() != own).await?;
         }
         Ok(())
     }

@@ -5,26 +5,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use holdfast_core::chain::{self, Choice, FullReason, Shape};
+use holdfast_core::chain::{self as rules, Choice, FullReason, Shape};
 use holdfast_crd::backup::StoredFile;
 use holdfast_crd::names::{MANAGED_BY, labels, reasons};
 use holdfast_crd::transfer::{ClaimRef, RunRef};
 use holdfast_crd::{
-    BackupKind, BackupPhase, Direction, PhaseState, TransferStage, VolumeTransfer, VolumeTransferSpec,
-    VolumeTransferStatus,
+    BackupKind, BackupPhase, Direction, PhaseState, TransferEncryption, TransferStage, VolumeTransfer,
+    VolumeTransferSpec, VolumeTransferStatus,
 };
 use holdfast_k8s::create_or_get;
+use holdfast_repository::chain;
 use holdfast_target::Target as Store;
 use holdfast_target::layout::{Attempt, Digest, ImageRecord, VolumeHome};
 use kube::ResourceExt;
 
+use super::sealing::Seal;
 use super::volumes::{Survey, Volume, survey};
 use super::{LOOK, Run, Step, Stop, capture, uid};
 use crate::failure::Failure;
 use crate::phases;
-use crate::stored::{self, Chain};
 
 /// Volumes whose chains are read at the same time.
 const PARALLEL: usize = 8;
@@ -83,11 +85,13 @@ impl Run {
     }
 
     /// Makes the transfers that are not there yet.
-    async fn make_transfers(&self, survey: &Survey) -> Result<Vec<VolumeTransfer>, Failure> {
+    async fn make_transfers(&self, survey: &Survey) -> Result<Vec<VolumeTransfer>, Stop> {
         if self.status.volumes.is_empty() {
             return Ok(Vec::new());
         }
         let store = self.store().await?;
+        let seal = self.seal().await?;
+        let seal = seal.as_ref();
         let api = self.ctx().installed::<VolumeTransfer>();
         // Boxed, because the compiler cannot prove the borrowing closures Send inside a stream.
         let mut made: Vec<BoxFuture<'_, Result<VolumeTransfer, Failure>>> = Vec::new();
@@ -108,16 +112,21 @@ impl Run {
                 if let Some(found) = api.get_opt(&progress.transfer).await? {
                     return Ok(found);
                 }
-                let transfer = self.transfer(&*store, volume).await?;
+                let transfer = self.transfer(&*store, volume, seal).await?;
                 Ok(create_or_get(&api, &transfer).await?)
             };
             made.push(one.boxed());
         }
-        stream::iter(made).buffered(PARALLEL).try_collect().await
+        Ok(stream::iter(made).buffered(PARALLEL).try_collect().await?)
     }
 
     /// The transfer of one volume, with the chain it goes on top of.
-    async fn transfer(&self, store: &dyn Store, volume: &Volume) -> Result<VolumeTransfer, Failure> {
+    async fn transfer(
+        &self,
+        store: &dyn Store,
+        volume: &Volume,
+        seal: Option<&Seal>,
+    ) -> Result<VolumeTransfer, Failure> {
         let location = self.location()?;
         let home = VolumeHome {
             cluster: location.cluster,
@@ -125,7 +134,7 @@ impl Run {
             claim: uid(&volume.claim_uid)?,
         };
         let incremental = self.backup.spec.kind == BackupKind::Incremental;
-        let (chain, reason) = base(store, &home, volume.spec.capacity, incremental).await?;
+        let (chain, reason) = base(store, &home, volume.spec.capacity, incremental, seal).await?;
         let chain = chain.map(|c| serde_json::to_value(c).expect("image records serialise"));
         let spec = VolumeTransferSpec {
             direction: Direction::Backup,
@@ -146,6 +155,12 @@ impl Run {
             image: Some(self.uid()),
             snapshot_class: Some(volume.snapshot_class.clone()),
             chain,
+            encryption: seal
+                .zip(self.status.encryption_secret.clone())
+                .map(|(seal, secret)| TransferEncryption {
+                    secret,
+                    seal: Some(seal.key().id().to_string()),
+                }),
             full_reason: reason.map(|r| r.to_string()),
             claim_manifest: None,
             placement: None,
@@ -278,6 +293,7 @@ impl Run {
                 let plan = self.plan().await?;
                 let exclude = plan.spec.exclude_resources.as_ref();
                 let again = Arc::new(capture::capture(self.ctx(), &self.namespace(), exclude).await?);
+                self.refuse_clear_secrets(&plan, &again.secrets)?;
                 // What was captured now must not name claims that the snapshots of before do not hold.
                 self.check_cut(&self.transfers().await?).await?;
                 self.machine.captured().insert(self.uid(), again.clone());
@@ -286,18 +302,25 @@ impl Run {
         };
         let key = self.location()?.objects_key(Attempt(self.status.attempt));
         let store = self.store().await?;
-        store
-            .put(&key, captured.file.clone())
-            .await
-            .map_err(Failure::from)?;
+        let file = match self.seal().await? {
+            Some(seal) => Bytes::from(sealed(&seal, key.as_str(), &captured.file)?),
+            None => captured.file.clone(),
+        };
         self.status.objects = Some(captured.count);
         self.status.objects_file = Some(StoredFile {
             key: key.to_string(),
-            size: captured.file.len() as u64,
-            blake3: Digest::of(&captured.file).to_string(),
+            size: file.len() as u64,
+            blake3: Digest::of(&file).to_string(),
         });
+        store.put(&key, file).await.map_err(Failure::from)?;
         Ok(())
     }
+}
+
+/// The objects file as an encrypted point has it.
+fn sealed(seal: &Seal, key: &str, file: &[u8]) -> Result<Vec<u8>, Failure> {
+    holdfast_seal::seal_document(seal.key(), key, file)
+        .map_err(|error| Failure::lasting(reasons::INTERNAL, error.to_string()))
 }
 
 fn same_claims(survey: &Survey, run: &Run) -> bool {
@@ -311,34 +334,51 @@ async fn base(
     home: &VolumeHome,
     capacity: u64,
     incremental: bool,
+    seal: Option<&Seal>,
 ) -> Result<(Option<Vec<ImageRecord>>, Option<FullReason>), Failure> {
     if !incremental {
         return Ok((None, None));
     }
-    let found = stored::newest_chain(store, home).await?;
-    if let Chain::Damaged(_, why) = &found {
-        return Ok((None, Some(FullReason::Unreadable(why.clone()))));
+    let unreadable = |why: String| Ok((None, Some(FullReason::Unreadable(why))));
+    let found = chain::newest(store, home).await?;
+    if let Some(why) = found.damage {
+        return unreadable(why);
     }
-    let records = found.images();
-    let mut missing = stored::missing_files(store, home, records).await?;
-    let image = |record: &ImageRecord| chain::Image {
+    let entries = found.images();
+    if entries
+        .last()
+        .is_some_and(|newest| newest.is_sealed() != seal.is_some())
+    {
+        return Ok((None, Some(FullReason::Encryption)));
+    }
+    let ring = match seal {
+        Some(seal) => Some(seal.ring(store, &found).await?),
+        None => None,
+    };
+    let opened: Result<Vec<ImageRecord>, _> = entries
+        .iter()
+        .map(|entry| entry.open(home, ring.as_ref()))
+        .collect();
+    let records = match opened {
+        Ok(records) => records,
+        Err(error) => return unreadable(error.to_string()),
+    };
+    let mut missing = chain::missing_files(store, home, entries).await?;
+    let image = |record: &ImageRecord| rules::Image {
         id: record.id.to_string(),
         parent: record.parent.as_ref().map(ToString::to_string),
         virtual_size: record.virtual_size,
         cluster_size: record.cluster_size,
         missing: missing.remove(&record.id).unwrap_or_default(),
     };
-    let images: Vec<chain::Image> = records.iter().map(image).collect();
+    let images: Vec<rules::Image> = records.iter().map(image).collect();
     // A mover goes on with the cluster size of the chain it is given.
     let cluster_size = images.last().map_or(0, |newest| newest.cluster_size);
-    match chain::choose(
-        true,
-        Shape {
-            virtual_size: capacity,
-            cluster_size,
-        },
-        &images,
-    ) {
+    let shape = Shape {
+        virtual_size: capacity,
+        cluster_size,
+    };
+    match rules::choose(true, shape, &images) {
         Choice::Full { reason } => Ok((None, reason)),
         Choice::Incremental { chain } => {
             let record = |id: &String| records.iter().find(|r| r.id.to_string() == *id).cloned();

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use super::volumes::{Survey, survey};
 use super::{Run, Step, Stop, capture, transfers, uid};
 use crate::failure::Failure;
-use crate::{plan, spec_check};
+use crate::{encryption, plan, spec_check};
 
 impl Run {
     /// Phase Validate.
@@ -22,7 +22,8 @@ impl Run {
         self.check_namespace().await?;
         let target = plan::usable_target(self.ctx(), &plan).await?;
         self.check_requester().await?;
-        self.ctx().targets.open(&target).await?;
+        let store = self.ctx().targets.open(&target).await?;
+        encryption::follow(self.ctx(), &plan, &*store).await?;
         let survey = survey(self.ctx(), &self.namespace(), &plan).await?;
         self.refuse_unreadable(&survey)?;
         self.resolve(&plan, &target, survey)?;
@@ -122,6 +123,10 @@ impl Run {
             name: target.name_any(),
             namespace: target.namespace(),
         });
+        self.status.encryption_secret = match &plan.spec.encryption {
+            Some(encryption) => Some(encryption::secret_of(encryption, &self.namespace())?),
+            None => None,
+        };
         self.status.attempt = self.status.attempt.max(1);
         self.note_volumes(&survey);
         if !survey.empty.is_empty() {
@@ -152,8 +157,31 @@ impl Run {
         let plan = self.plan().await?;
         let exclude = plan.spec.exclude_resources.as_ref();
         let captured = capture::capture(self.ctx(), &self.namespace(), exclude).await?;
+        self.refuse_clear_secrets(&plan, &captured.secrets)?;
+        // A key that cannot be made is told before anything is cut.
+        self.seal().await?;
         self.status.objects = Some(captured.count);
         self.machine.captured().insert(self.uid(), Arc::new(captured));
         Ok(Step::Next(BackupPhase::SnapshotVolumes))
+    }
+
+    /// Secrets are never stored in clear unless a person said so.
+    pub(super) fn refuse_clear_secrets(&self, plan: &BackupPlan, secrets: &[String]) -> Result<(), Failure> {
+        let (Some(first), false, None) = (
+            secrets.first(),
+            plan.spec.store_secrets_unencrypted,
+            &self.status.encryption_secret,
+        ) else {
+            return Ok(());
+        };
+        let more = match secrets.len() - 1 {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let text = format!(
+            "the Secret {first}{more} would be stored in clear on the target: give the plan a key (spec.encryption), leave \
+             Secrets out (spec.excludeResources), or allow it (spec.storeSecretsUnencrypted)"
+        );
+        Err(Failure::lasting(reasons::SECRETS_IN_CLEAR, text))
     }
 }

@@ -9,9 +9,14 @@ pub(super) mod decode;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_core::limit::{MAX_FILE, MAX_MEMORY, TooLarge};
 use holdfast_crd::names::reasons;
-use holdfast_target::layout::{BackupManifest, Digest, Location, MAX_MANIFEST};
+use holdfast_repository::chain;
+use holdfast_repository::keys::{self, Identity};
+use holdfast_repository::point::{self, CommitObject};
+use holdfast_seal::{KeyId, KeyRing};
+use holdfast_target::layout::{BackupManifest, Digest, Location};
 use holdfast_target::{ErrorKind, InvalidKey, Key, Target};
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -37,32 +42,66 @@ pub(super) struct Point {
 }
 
 /// Reads the commit object of a point. A point without one does not exist.
-pub(super) async fn manifest(target: &dyn Target, location: &Location) -> Result<BackupManifest, Failure> {
-    let object = target
-        .get(&location.commit_key(), MAX_MANIFEST)
-        .await
-        .map_err(|error| {
-            if error.kind() == ErrorKind::NotFound {
-                let text = format!(
-                    "there is no point {location} on the target: it was never committed, or it was deleted"
-                );
-                return Failure::lasting(reasons::NOT_FOUND, text);
+pub(super) async fn commit_object(target: &dyn Target, location: &Location) -> Result<CommitObject, Failure> {
+    point::read(target, location).await?.ok_or_else(|| {
+        let text =
+            format!("there is no point {location} on the target: it was never committed, or it was deleted");
+        Failure::lasting(reasons::NOT_FOUND, text)
+    })
+}
+
+/// Opens a commit object, with the key of its backup where it is sealed. Its volumes have the chains that stand for them
+/// now, which a merge may have changed since it was written.
+pub(super) async fn manifest(
+    target: &dyn Target,
+    found: CommitObject,
+    location: &Location,
+    identity: Option<&Identity>,
+) -> Result<(BackupManifest, Option<KeyRing>), Failure> {
+    let Location { cluster, plan, .. } = location;
+    let ring = match (found.key(), identity) {
+        (Some(key), Some(identity)) => Some(keys::ring(target, cluster, plan, [key], identity).await?),
+        // Whoever brings a key must not be given a point in clear.
+        (None, Some(_)) => Some(KeyRing::default()),
+        (_, None) => None,
+    };
+    let mut manifest = found.open(ring.as_ref())?;
+    for volume in &mut manifest.volumes {
+        let ring = match identity {
+            Some(identity) => {
+                let file = chain::newest(target, &volume.home).await?.file;
+                let of_chain = file.iter().flat_map(|file| file.keys().into_iter().cloned());
+                let ids: Vec<KeyId> = of_chain.collect();
+                Some(keys::ring(target, cluster, plan, &ids, identity).await?)
             }
-            Failure::from(error)
-        })?;
-    BackupManifest::parse(location, &object.body)
-        .map_err(|e| Failure::lasting(reasons::DAMAGED, e.to_string()))
+            None => None,
+        };
+        let resolved = chain::resolve(target, &volume.home, &volume.chain, ring.as_ref()).await?;
+        volume.chain = resolved.chain;
+    }
+    Ok((manifest, ring))
 }
 
 /// Reads a point with its objects, each byte checked by the digest in the commit object.
-pub(super) async fn load(target: &dyn Target, location: &Location) -> Result<Point, Failure> {
-    let manifest = manifest(target, location).await?;
+pub(super) async fn load(
+    target: &dyn Target,
+    location: &Location,
+    identity: Option<&Identity>,
+) -> Result<Point, Failure> {
+    let found = commit_object(target, location).await?;
+    let (manifest, ring) = manifest(target, found, location, identity).await?;
     let file = &manifest.objects;
     let damaged = |text: String| Failure::lasting(reasons::DAMAGED, text);
     let key: Key = format!("{}{}", location.prefix(), file.key)
         .parse()
         .map_err(|e: InvalidKey| damaged(e.to_string()))?;
-    if file.size > MAX_FILE {
+    // A sealed file is longer by a head and a tag for every segment.
+    let longest = if ring.is_some() {
+        MAX_FILE + MAX_FILE / 1024
+    } else {
+        MAX_FILE
+    };
+    if file.size > longest {
         return Err(damaged(format!("{key} cannot be restored: {}", TooLarge::File)));
     }
     let share = share_of(&FILES, file.size).await?;
@@ -84,7 +123,7 @@ pub(super) async fn load(target: &dyn Target, location: &Location) -> Result<Poi
         )));
     }
     // What is worked on has its share with it: a run that is stopped meanwhile does not stop the work.
-    let (body, count) = (object.body, file.count);
+    let (body, count) = (opened(&key, object.body, ring.as_ref())?, file.count);
     let (weight, body, share) =
         off_thread(&key, move || Ok((decode::weigh(&body, count)?, body, share))).await?;
     let memory = share_of(&OBJECTS, weight.memory).await?;
@@ -99,6 +138,14 @@ pub(super) async fn load(target: &dyn Target, location: &Location) -> Result<Poi
         objects,
         _memory: memory,
     })
+}
+
+/// The objects file in clear.
+fn opened(key: &Key, body: Bytes, ring: Option<&KeyRing>) -> Result<Bytes, Failure> {
+    let Some(ring) = ring else { return Ok(body) };
+    let clear = holdfast_seal::open_document(key.as_str(), &body, ring, MAX_FILE)
+        .map_err(|e| Failure::lasting(reasons::DAMAGED, format!("{key} cannot be restored: {e}")))?;
+    Ok(Bytes::from(clear))
 }
 
 /// Decoding takes its time, so no async thread does it.

@@ -9,9 +9,12 @@ use holdfast_crd::Target as TargetResource;
 use holdfast_crd::names::{annotations, conditions, reasons};
 use holdfast_crd::restore::ObjectCounts;
 use holdfast_crd::status::{MAX_PROBLEMS, MAX_VOLUMES, Problem};
-use holdfast_crd::{ObjectRef, PhaseState, RestorePhase, RestoreStatus};
+use holdfast_crd::{BackupPlan, ObjectRef, PhaseState, RestorePhase, RestoreStatus};
 use holdfast_k8s::{Access, set_condition};
+use holdfast_repository::keys::Identity;
+use holdfast_repository::point::CommitObject;
 use holdfast_target::Target;
+use holdfast_target::layout::{Location, VolumeHome};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -27,7 +30,7 @@ use super::source::{self, Address};
 use super::writer::Writer;
 use super::{Run, point, volumes};
 use crate::failure::Failure;
-use crate::phases;
+use crate::{encryption, phases};
 
 /// A label that the API server sets itself.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -42,7 +45,8 @@ impl Run<'_> {
         }
         let destination = self.destination();
         let address = source::resolve(self.ctx, self.restore).await?;
-        let mut point = self.validate(&address, &destination).await?;
+        let (mut point, secret) = self.validate(&address, &destination).await?;
+        status.encryption_secret = secret;
         status.location = Some(address.location.to_string());
         status.target = Some(address.target);
         status.restore_namespace = Some(destination.clone());
@@ -96,7 +100,11 @@ impl Run<'_> {
     }
 
     /// Everything that can be known without writing: target, right, point, rights on claims, storage classes.
-    async fn validate(&self, address: &Address, destination: &str) -> Result<Point, Failure> {
+    async fn validate(
+        &self,
+        address: &Address,
+        destination: &str,
+    ) -> Result<(Point, Option<ObjectRef>), Failure> {
         if self
             .restore
             .spec
@@ -118,7 +126,11 @@ impl Run<'_> {
         let target = self.ctx.targets.resource(&address.target, &own).await?;
         source::check_allowed(&target, &own, &self.ctx.install_namespace)?;
         let store = self.ctx.targets.open(&target).await?;
-        let manifest = point::manifest(store.as_ref(), &address.location).await?;
+        let found = point::commit_object(store.as_ref(), &address.location).await?;
+        let secret = self.key_secret(&address.location, &found).await?;
+        let identity = self.identity(secret.as_ref()).await?;
+        let (manifest, _) =
+            point::manifest(store.as_ref(), found, &address.location, identity.as_ref()).await?;
         source::check_right(self.ctx, self.restore, &target, &manifest).await?;
         if manifest.volumes.len() > MAX_VOLUMES {
             let text = format!(
@@ -139,7 +151,72 @@ impl Run<'_> {
             self.check_claim_right(destination).await?;
             volumes::check(self.ctx, &self.uid(), destination, &manifest.volumes).await?;
         }
-        point::load(store.as_ref(), &address.location).await
+        let point = point::load(store.as_ref(), &address.location, identity.as_ref()).await?;
+        Ok((point, secret))
+    }
+
+    /// The Secret that opens the point: the one the Restore names, or that of the point's plan if it is here still and the
+    /// requester may read it. None for a point in clear.
+    async fn key_secret(
+        &self,
+        location: &Location,
+        found: &CommitObject,
+    ) -> Result<Option<ObjectRef>, Failure> {
+        let own = self.restore.namespace().unwrap_or_default();
+        if let Some(encryption) = &self.restore.spec.encryption {
+            return encryption::secret_of(encryption, &own).map(Some);
+        }
+        if found.key().is_none() {
+            return Ok(None);
+        }
+        let missing = |why: &str| {
+            let text = format!(
+                "the point {location} is encrypted, and {why}; put the plan's key or a recovery key into a Secret in \
+                 namespace {own} and name it in spec.encryption.encryptionSecret"
+            );
+            Failure::lasting(reasons::KEY_MISSING, text)
+        };
+        let plans = self
+            .ctx
+            .cluster_wide::<BackupPlan>()
+            .list(&ListParams::default())
+            .await?;
+        let plan = plans
+            .items
+            .into_iter()
+            .find(|p| p.uid().as_deref() == Some(location.plan.as_str()));
+        let (Some(plan), true) = (plan, location.cluster.as_str() == self.ctx.cluster_uid) else {
+            return Err(missing("its plan is not in this cluster"));
+        };
+        let namespace = plan.namespace().unwrap_or_default();
+        let Some(encryption) = &plan.spec.encryption else {
+            return Err(missing("its plan names no key any more"));
+        };
+        let secret = encryption::secret_of(encryption, &namespace)?;
+        let requester = self.restore.spec.requester.clone().unwrap_or_default();
+        let access = Access::new("get", "", "secrets")
+            .in_namespace(&namespace)
+            .named(&secret.name);
+        let review = holdfast_k8s::review(&self.ctx.client.clone(), &requester, &access).await?;
+        if !review.allowed {
+            let user = &requester.user;
+            return Err(missing(&format!("{user} may not read the Secret of its plan")));
+        }
+        Ok(Some(secret))
+    }
+
+    /// What opens the point.
+    async fn identity(&self, secret: Option<&ObjectRef>) -> Result<Option<Identity>, Failure> {
+        let Some(secret) = secret else { return Ok(None) };
+        let identity = encryption::identity(self.ctx, secret).await?;
+        if matches!(identity, Identity::Recovery(_)) {
+            let text = "the point is opened with a recovery key, so nothing but the rights on the target proves who made it";
+            self.ctx
+                .events
+                .warning(self.restore, reasons::KEY_MISSING, text)
+                .await;
+        }
+        Ok(Some(identity))
     }
 
     /// The operator creates claims itself, so it must ask whether the requester could.
@@ -172,7 +249,8 @@ impl Run<'_> {
     }
 
     /// The objects of a point, planned for the destination. What the Targets of that namespace sign in with stays as it
-    /// is: it must be there for the restore to run at all, and it may have been rotated since.
+    /// is: it must be there for the restore to run at all, and it may have been rotated since. So do the keys of its plans
+    /// and of this restore.
     pub(super) async fn plan_of(&self, point: &mut Point) -> Result<Planned, Failure> {
         let destination = self.destination();
         let targets: Api<TargetResource> = Api::namespaced(self.ctx.client.clone(), &destination);
@@ -186,6 +264,11 @@ impl Run<'_> {
                     .map(|c| ("ConfigMap", c.cert_config_map.name)),
             );
         }
+        let plans: Api<BackupPlan> = Api::namespaced(self.ctx.client.clone(), &destination);
+        let plans = plans.list(&ListParams::default()).await?.items;
+        let keys = plans.into_iter().filter_map(|plan| plan.spec.encryption);
+        let own = self.restore.spec.encryption.clone();
+        in_use.extend(keys.chain(own).map(|key| ("Secret", key.encryption_secret.name)));
         let terms = Terms {
             destination,
             run_uid: self.uid(),
@@ -330,16 +413,19 @@ impl Run<'_> {
     /// Creates the transfers of these claims.
     pub(super) async fn create_transfers(
         &self,
-        status: &RestoreStatus,
+        status: &mut RestoreStatus,
         claims: &[String],
     ) -> Result<(), Failure> {
         let (mut point, target) = self.point(status).await?;
+        let homes: Vec<VolumeHome> = point.manifest.volumes.iter().map(|v| v.home.clone()).collect();
+        self.say_reading(status, &homes).await;
         let destination = self.destination();
         let mut plan = self.plan_of(&mut point).await?;
         let order = volumes::Order {
             ctx: self.ctx,
             restore: self.restore,
             target: &target,
+            secret: status.encryption_secret.as_ref(),
             namespace: &destination,
         };
         let api = Api::namespaced(self.ctx.client.clone(), &self.ctx.install_namespace);
@@ -376,6 +462,11 @@ impl Run<'_> {
             .parse()
             .map_err(|e| Failure::lasting(reasons::INTERNAL, format!("status.location: {e}")))?;
         let store = self.store(&target).await?;
-        Ok((point::load(store.as_ref(), &location).await?, target))
+        let identity = match &status.encryption_secret {
+            Some(secret) => Some(encryption::identity(self.ctx, secret).await?),
+            None => None,
+        };
+        let point = point::load(store.as_ref(), &location, identity.as_ref()).await?;
+        Ok((point, target))
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use holdfast_crd::names::{MANAGED_BY, annotations, labels, reasons};
 use holdfast_crd::transfer::{ClaimRef, RunRef, VolumeSpec};
 use holdfast_crd::{
-    Direction, ObjectRef, Restore, TransferStage, VolumeProgress, VolumeTransfer, VolumeTransferSpec,
+    Direction, ObjectRef, Restore, TransferEncryption, TransferStage, VolumeProgress, VolumeTransfer,
+    VolumeTransferSpec,
 };
 use holdfast_target::layout::VolumeRecord;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -99,6 +100,8 @@ pub(super) struct Order<'a> {
     pub(super) ctx: &'a Context,
     pub(super) restore: &'a Restore,
     pub(super) target: &'a ObjectRef,
+    /// The Secret that opens its images, where they are encrypted.
+    pub(super) secret: Option<&'a ObjectRef>,
     pub(super) namespace: &'a str,
 }
 
@@ -148,6 +151,10 @@ impl Order<'_> {
             full_reason: None,
             claim_manifest: Some(json!(claim.manifest)),
             placement: claim.placement,
+            encryption: self.secret.map(|secret| TransferEncryption {
+                secret: secret.clone(),
+                seal: None,
+            }),
             cancel: false,
         };
         let mut transfer = VolumeTransfer::new(&transfer_name(&run_uid, &volume.claim), spec);

@@ -1,16 +1,19 @@
 //! What the points of a plan need, by their commit objects.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use holdfast_crd::names::reasons;
+use holdfast_repository::point;
+use holdfast_seal::KeyId;
 use holdfast_target::layout::{ImageId, Location, VolumeHome};
 use holdfast_target::{Key, Target as Store};
 
 use crate::failure::Failure;
-use crate::stored;
 
-/// Most images of one plan: a thousand points of five hundred volumes.
-const MAX_IMAGES: usize = 500_000;
+/// Most images of one plan, counted once for each point that needs them (eight bytes each): two thousand points of a
+/// hundred volumes with chains of fifty.
+const MAX_IMAGES: usize = 10_000_000;
 
 /// What the points of a plan need.
 #[derive(Debug, Default)]
@@ -21,36 +24,48 @@ pub(super) struct Survey {
     pub(super) uncommitted: Vec<Location>,
     /// Objects files of attempts before the one that was committed.
     pub(super) abandoned: Vec<Key>,
-    /// Every image that a point reads.
-    images: BTreeMap<VolumeHome, BTreeSet<ImageId>>,
+    /// Data keys of the points.
+    pub(super) keys: BTreeSet<KeyId>,
+    /// The images of every point, newest first.
+    images: BTreeMap<VolumeHome, Vec<Vec<Arc<ImageId>>>>,
 }
 
 impl Survey {
     /// Reads every commit object. One that cannot be read ends it: what it needs would not be known.
     pub(super) async fn read(store: &dyn Store, folders: &[Location]) -> Result<Self, Failure> {
         let (mut survey, mut number) = (Self::default(), 0);
+        // Every point names its whole chain: each id is kept once.
+        let mut known: BTreeSet<Arc<ImageId>> = BTreeSet::new();
         for location in folders {
-            let Some(manifest) = stored::manifest(store, location).await? else {
+            let Some(found) = point::read(store, location).await? else {
                 survey.uncommitted.push(location.clone());
                 continue;
             };
             survey.points += 1;
-            let abandoned = stored::abandoned(store, location, manifest.attempt).await?;
+            survey.keys.extend(found.key().cloned());
+            let abandoned = point::abandoned(store, location, found.attempt()).await?;
             survey.abandoned.extend(abandoned);
-            for volume in manifest.volumes {
-                let images = survey.images.entry(volume.home).or_default();
-                let before = images.len();
-                images.extend(volume.chain.into_iter().map(|image| image.id));
-                number += images.len() - before;
+            for needs in found.needs() {
+                number += needs.images.len();
+                let images = needs.images.into_iter().map(|image| match known.get(&image) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let image = Arc::new(image);
+                        known.insert(image.clone());
+                        image
+                    }
+                });
+                let images = images.collect();
+                survey.images.entry(needs.home).or_default().push(images);
             }
             check_number(number + survey.abandoned.len())?;
         }
         Ok(survey)
     }
 
-    /// Whether a point reads this image.
-    pub(super) fn needs(&self, home: &VolumeHome, image: &ImageId) -> bool {
-        self.images.get(home).is_some_and(|images| images.contains(image))
+    /// What every point that has this volume needs of it.
+    pub(super) fn points_of(&self, home: &VolumeHome) -> &[Vec<Arc<ImageId>>] {
+        self.images.get(home).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -66,7 +81,7 @@ pub(super) fn check_number(images: usize) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use holdfast_target::layout::{Attempt, Digest};
+    use holdfast_target::layout::Digest;
     use holdfast_target::testing::MemoryTarget;
     use serde_json::json;
 
@@ -83,22 +98,6 @@ mod tests {
         let body = Bytes::from(manifest.to_string());
         store.put(&location.commit_key(), body).await.unwrap();
         location
-    }
-
-    #[tokio::test]
-    async fn of_earlier_attempts_only_files_that_are_there_are_removed() {
-        let store = MemoryTarget::new();
-        let location = point(&store, 1_000_000).await;
-        for attempt in [2, 999_999, 1_000_000, 1_000_001] {
-            let key = location.objects_key(Attempt(attempt));
-            store.put(&key, Bytes::from_static(b"x")).await.unwrap();
-        }
-        let survey = Survey::read(&store, std::slice::from_ref(&location))
-            .await
-            .unwrap();
-        let old = [2, 999_999].map(|attempt| location.objects_key(Attempt(attempt)));
-        assert_eq!(survey.abandoned.into_iter().collect::<BTreeSet<_>>(), old.into());
-        assert_eq!((survey.points, survey.uncommitted.len()), (1, 0));
     }
 
     #[tokio::test]

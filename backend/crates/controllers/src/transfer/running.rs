@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use holdfast_crd::names::reasons;
 use holdfast_crd::transfer::{MoverOutcome, MoverReport};
-use holdfast_crd::{Direction, TransferStage, VolumeTransfer};
+use holdfast_crd::{Direction, Target as TargetResource, TransferStage, VolumeTransfer};
 use holdfast_k8s::create_or_get;
-use holdfast_target::layout::ImageRecord;
+use holdfast_mover::Job as MoverJob;
+use holdfast_repository::keys;
+use holdfast_seal::KeyRing;
+use holdfast_target::layout::{ImageRecord, VolumeHome};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt;
@@ -16,6 +19,7 @@ use serde_json::json;
 use super::build::{self, DatamoverTask, PodParts};
 use super::pods;
 use super::task::{Step, Task};
+use crate::encryption;
 use crate::failure::Failure;
 
 /// Attempts before a transfer is given up.
@@ -99,7 +103,8 @@ impl Task {
             attempt: self.status.attempt,
             job,
         };
-        let secret = build::secret(&self.transfer, &self.names, &task, &connection);
+        let keys = self.keys(&target, &task.job).await?;
+        let secret = build::secret(&self.transfer, &self.names, &task, &connection, &keys);
         create_or_get(&ctx.installed::<Secret>(), &secret).await?;
         let parts = self.pod_parts().await?;
         let job = build::job(
@@ -111,6 +116,21 @@ impl Task {
         )?;
         create_or_get(&ctx.installed::<Job>(), &job).await?;
         Ok(Step::Stay(PROVISIONING))
+    }
+
+    /// The data keys that the mover needs, unwrapped; a mover never sees what wraps them.
+    async fn keys(&self, target: &TargetResource, job: &MoverJob) -> Result<KeyRing, Failure> {
+        let Some(encryption) = &self.transfer.spec.encryption else {
+            return Ok(KeyRing::default());
+        };
+        let home: VolumeHome = self.transfer.spec.home.parse().map_err(|e| {
+            Failure::lasting(reasons::INVALID_SPEC, format!("spec.home of the transfer: {e}"))
+        })?;
+        let ctx = self.ctx();
+        let identity = encryption::identity(ctx, &encryption.secret).await?;
+        let store = ctx.targets.open(target).await?;
+        let ids = build::keys_of(job);
+        Ok(keys::ring(&*store, &home.cluster, &home.plan, &ids, &identity).await?)
     }
 
     async fn create_claim(&self) -> Result<(), Failure> {

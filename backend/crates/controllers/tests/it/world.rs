@@ -63,7 +63,11 @@ fn operate(config: kube::Config) {
                 install_namespace: INSTALLED.to_owned(),
                 instance: "test".to_owned(),
                 mover: MoverSettings::of_image("none"),
-                limits: Limits::default(),
+                limits: Limits {
+                    removal_grace_seconds: 0,
+                    ..Limits::default()
+                },
+                recovery: Vec::new(),
                 metrics: Metrics::register(&Default::default()).unwrap(),
             };
             holdfast_controllers::run(config, Default::default())

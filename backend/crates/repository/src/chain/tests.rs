@@ -292,3 +292,44 @@ async fn the_record_of_a_sealed_image_never_lies_in_clear() {
     assert!(append(&target, &home(), &record, None).await.is_err());
     assert!(generations(&target, &home()).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_chain_file_is_tied_to_its_place_and_a_circle_is_no_chain() {
+    let target = MemoryTarget::new();
+    put_chain(&target, &[("a", None), ("b", Some("a"))]).await;
+    let body = target
+        .get(&home().chain_key(Generation(2)), MAX_CHAIN)
+        .await
+        .unwrap()
+        .body;
+    let mut file = ChainFile::parse(&home(), Generation(2), &body).unwrap();
+    let misplaced = ChainFile::parse(&home(), Generation(3), &body).unwrap_err();
+    assert!(misplaced.is_damage(), "{misplaced}");
+    let elsewhere = "cluster/plan/other".parse().unwrap();
+    assert!(
+        ChainFile::parse(&elsewhere, Generation(2), &body)
+            .unwrap_err()
+            .is_damage()
+    );
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    let newer = text.replacen("\"format\": 0", "\"format\": 9", 1);
+    let error = ChainFile::parse(&home(), Generation(2), newer.as_bytes()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            RepositoryError::Document(DocumentError::Newer { found: 9, .. })
+        ),
+        "{error}"
+    );
+    let huge = text.replacen(
+        "\"virtualSize\": 1073741824",
+        "\"virtualSize\": 18446744073709551615",
+        1,
+    );
+    let huge = ChainFile::parse(&home(), Generation(2), huge.as_bytes()).unwrap();
+    assert!(huge.records_of(&id("b"), None).unwrap_err().is_damage());
+    file.images[0].parent = Some(id("b"));
+    assert!(file.chain_of(&id("b")).is_none());
+    let error = file.records_of(&id("b"), None).unwrap_err();
+    assert!(matches!(error, RepositoryError::Broken { .. }), "{error}");
+}

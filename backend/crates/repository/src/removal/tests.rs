@@ -19,9 +19,9 @@ async fn tidy_now(target: &dyn Target, points: &[&[&str]], grace: u64, now: i64)
 }
 
 async fn tidy_seen(target: &dyn Target, points: &[&[&str]], seen: &Seen, grace: u64, now: i64) -> usize {
-    let points: Vec<Vec<ImageId>> = points
+    let points: Vec<Vec<Arc<ImageId>>> = points
         .iter()
-        .map(|names| names.iter().map(|n| id(n)).collect())
+        .map(|names| names.iter().map(|n| Arc::new(id(n))).collect())
         .collect();
     let rules = Rules {
         points: &points,

@@ -402,59 +402,5 @@ pub struct ObjectRecord {
     pub seal: Option<Layout>,
 }
 
-/// `chain-<generation>.json`: which images of a volume there are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChainFile {
-    /// Format version ([`FORMAT_VERSION`]).
-    pub format: u32,
-    /// Where this document lies.
-    pub home: VolumeHome,
-    /// Its generation.
-    pub generation: Generation,
-    /// The generation it replaces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<Generation>,
-    /// Every image there is, oldest first.
-    pub images: Vec<ImageRecord>,
-}
-
-impl ChainFile {
-    /// Reads and checks the document that lies in `home` under `generation`.
-    pub fn parse(home: &VolumeHome, generation: Generation, bytes: &[u8]) -> Result<Self, DocumentError> {
-        let document = home.chain_key(generation).to_string();
-        let file: Self = parse_document(&document, bytes)?;
-        if file.home != *home || file.generation != generation {
-            let problem = format!("it is generation {} of {}", file.generation, file.home);
-            return Err(DocumentError::Inconsistent { document, problem });
-        }
-        if let Err(problem) = file.images.iter().try_for_each(check_size) {
-            return Err(DocumentError::Inconsistent { document, problem });
-        }
-        Ok(file)
-    }
-
-    /// The document as it is stored.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        print_document(self)
-    }
-
-    /// The chain that ends in `image`, newest first, down to its full image; `None` where a link is missing.
-    pub fn chain_of(&self, image: &ImageId) -> Option<Vec<ImageRecord>> {
-        let mut chain: Vec<ImageRecord> = Vec::new();
-        let mut wanted = Some(image);
-        while let Some(id) = wanted {
-            let record = self.images.iter().find(|record| record.id == *id)?;
-            // A circle of parents would never end.
-            if chain.len() >= self.images.len() {
-                return None;
-            }
-            chain.push(record.clone());
-            wanted = record.parent.as_ref();
-        }
-        check_chain(&chain).is_ok().then_some(chain)
-    }
-}
-
 #[cfg(test)]
 mod tests;

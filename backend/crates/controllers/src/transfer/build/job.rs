@@ -1,11 +1,12 @@
 //! The mover's Job and what its pod reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use holdfast_crd::names::{labels, reasons};
 use holdfast_crd::{Direction, VolumeTransfer};
 use holdfast_mover::{BackupJob, Job as MoverJob, RestoreJob};
+use holdfast_seal::{KeyId, KeyRing};
 use holdfast_target::Connection;
 use holdfast_target::layout::{Attempt, ImageId, ImageRecord};
 use k8s_openapi::ByteString;
@@ -43,6 +44,8 @@ impl DatamoverTask {
     pub const FOLDER: &'static str = "/etc/holdfast";
     /// Name of this file.
     pub const FILE: &'static str = "transfer.json";
+    /// Name of the file with the data keys: an object that has the hexadecimal key for the location of each backup.
+    pub const KEYS_FILE: &'static str = "keys.json";
     /// Name of the file that says how to reach the target.
     pub const TARGET_FILE: &'static str = "target.json";
     /// The volume, in the pod.
@@ -90,8 +93,35 @@ pub(in crate::transfer) fn job_for(transfer: &VolumeTransfer, attempt: u32) -> R
         image,
         parents: chain,
         cluster_size,
-        seal: None,
+        seal: seal_of(transfer)?,
     }))
+}
+
+/// The data key that a backup's image is sealed under.
+fn seal_of(transfer: &VolumeTransfer) -> Result<Option<KeyId>, InvalidSpec> {
+    let encryption = transfer.spec.encryption.as_ref();
+    let seal = encryption.and_then(|encryption| encryption.seal.as_deref());
+    seal.map(str::parse)
+        .transpose()
+        .map_err(|e| invalid("encryption", &e))
+}
+
+/// Names of the data keys that the mover needs.
+pub(in crate::transfer) fn keys_of(job: &MoverJob) -> BTreeSet<KeyId> {
+    let (chain, own) = match job {
+        MoverJob::Backup(job) => (&job.parents, job.seal.clone()),
+        MoverJob::Restore(job) => (&job.chain, None),
+    };
+    let objects = chain
+        .iter()
+        .flat_map(|image| &image.shards)
+        .flat_map(|shard| [&shard.image, &shard.index]);
+    let layouts = objects.filter_map(|object| object.seal.as_ref());
+    layouts
+        .flat_map(|layout| layout.key_ids())
+        .cloned()
+        .chain(own)
+        .collect()
 }
 
 /// Id of the image that an attempt writes.
@@ -110,6 +140,7 @@ pub(in crate::transfer) fn secret(
     names: &Names,
     task: &DatamoverTask,
     connection: &Connection,
+    keys: &KeyRing,
 ) -> Secret {
     let file = |name: &str, content: &Value| (name.to_owned(), ByteString(content.to_string().into_bytes()));
     let told = serde_json::to_value(task).expect("paths, names and numbers serialise");
@@ -118,6 +149,7 @@ pub(in crate::transfer) fn secret(
         data: Some(BTreeMap::from([
             file(DatamoverTask::FILE, &told),
             file(DatamoverTask::TARGET_FILE, &connection.expose_json()),
+            file(DatamoverTask::KEYS_FILE, &keys.expose_json()),
         ])),
         immutable: Some(true),
         ..Default::default()

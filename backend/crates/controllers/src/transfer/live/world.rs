@@ -207,6 +207,7 @@ impl World {
             cluster_uid: "it".into(),
             events: Events::new(self.client.clone(), "holdfast", None),
             mover,
+            recovery: Vec::new(),
             limits: Limits::default(),
             targets: TargetAccess::new(self.client.clone()),
             metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
