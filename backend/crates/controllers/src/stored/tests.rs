@@ -32,6 +32,7 @@ async fn image(target: &dyn Target, name: &str, parent: Option<&str>) -> ImageRe
             key: key.file_name().to_owned(),
             size: written.size,
             etag: written.etag,
+            version: written.version,
         });
     }
     let index = files.pop().unwrap();
