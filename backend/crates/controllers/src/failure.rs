@@ -66,7 +66,7 @@ impl From<TargetError> for Failure {
             ErrorKind::Changed | ErrorKind::TooLarge => reasons::DAMAGED,
             ErrorKind::Exists => reasons::CONFLICT,
             ErrorKind::Invalid => reasons::INVALID_SPEC,
-            ErrorKind::Other | ErrorKind::Protocol => reasons::TARGET_ERROR,
+            ErrorKind::Other | ErrorKind::Protocol | ErrorKind::Unsupported => reasons::TARGET_ERROR,
         };
         Self {
             reason,

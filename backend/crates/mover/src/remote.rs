@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_qcow2::{Image, Index, ReadAt};
 use holdfast_seal::{KeyRing, OpenError, Unlocked};
 use holdfast_target::{
-    Key, Target, TargetError,
+    Key, Pin, Target, TargetError,
     layout::{Digest, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
 };
 use tokio::runtime::Handle;
@@ -76,7 +76,8 @@ impl Remote {
             remote: self.clone(),
             opening: self.unlock(&key, record)?,
             key,
-            record: record.clone(),
+            size: record.size,
+            pin: record.pin(),
             window: Mutex::default(),
         })
     }
@@ -227,7 +228,8 @@ impl From<WaitError> for MoverError {
 pub(crate) struct RemoteFile {
     remote: Remote,
     key: Key,
-    record: ObjectRecord,
+    size: u64,
+    pin: Pin,
     opening: Opening,
     window: Mutex<Window>,
 }
@@ -243,10 +245,7 @@ impl RemoteFile {
     fn fetch(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let wanted = start..end;
         let stored = self.opening.stored(&wanted).map_err(io::Error::other)?;
-        let call = self
-            .remote
-            .target
-            .get_range(&self.key, stored, Some(&self.record.etag));
+        let call = self.remote.target.get_range(&self.key, stored, Some(&self.pin));
         let bytes = self.remote.wait(call).map_err(|error| match error {
             WaitError::Target(error) => io::Error::other(error),
             WaitError::Cancelled => io::ErrorKind::Interrupted.into(),
@@ -257,7 +256,7 @@ impl RemoteFile {
 
 impl ReadAt for RemoteFile {
     fn size(&self) -> u64 {
-        self.opening.size(self.record.size)
+        self.opening.size(self.size)
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

@@ -13,7 +13,7 @@ use holdfast_target::layout::{
     DocumentError, FORMAT_VERSION, Generation, ImageId, ImageRecord, MAX_CHAIN, ObjectRecord, VolumeHome,
     check_chain, check_size as check_image_size, parse_document, print_document,
 };
-use holdfast_target::{Creation, ETag, ErrorKind, Target, list_all};
+use holdfast_target::{Creation, ETag, ErrorKind, Target, Version, list_all};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,9 @@ pub struct StoredFile {
     pub size: u64,
     /// Entity tag.
     pub etag: ETag,
+    /// Version, where the store keeps versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
 }
 
 /// Objects that no image consists of any more.
@@ -117,6 +120,7 @@ fn files_of(record: &ImageRecord) -> Vec<StoredFile> {
         key: object.key.clone(),
         size: object.size,
         etag: object.etag.clone(),
+        version: object.version.clone(),
     };
     objects.map(file).collect()
 }

@@ -28,6 +28,8 @@ pub enum ErrorKind {
     Denied,
     /// The connection cannot be used as it is written: URL, region, bucket or certificate.
     Invalid,
+    /// The store has no such call; there is another way.
+    Unsupported,
     /// The answer is none that an S3 store gives: too large, or a list that does not get on.
     Protocol,
     /// Anything else; the message holds what the store said.
@@ -58,6 +60,7 @@ impl ErrorKind {
                 "allow these credentials to read, write, list and delete under holdfast/ in this bucket"
             }
             Self::Invalid => "correct the target's url, region, bucketName or certificate",
+            Self::Unsupported => "nothing is lost, the work is done in another way",
             Self::Protocol => "check that the target's url is that of an S3 store",
             Self::Other => "the message above is what the store said",
         }

@@ -26,6 +26,6 @@ pub use error::{ErrorKind, TargetError};
 pub use s3::{Patience, S3Target};
 pub use target::{
     Creation, ETag, InvalidKey, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
-    PartNumber, Prefix, ProbeReport, Target, Upload,
+    PartNumber, Pin, Prefix, ProbeReport, Target, Upload, Version,
 };
 pub use walk::{MAX_EMPTY_PAGES, each_page, list_all};

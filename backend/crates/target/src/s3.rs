@@ -12,6 +12,7 @@ mod explain;
 mod operations;
 mod page;
 mod transport;
+mod uploads;
 
 use std::{future::Future, time::Duration};
 

@@ -138,6 +138,35 @@ impl ETag {
     }
 }
 
+/// Id of one version of an object, as the store gave it. Only stores with versioning have them; there a name may stand
+/// for several objects, and this says which one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Version(String);
+
+impl Version {
+    /// From what the store gave.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Which object is meant by a name: exactly the one that was written, whatever came or went since.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pin {
+    /// Its entity tag.
+    pub etag: ETag,
+    /// Its version, where the store has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+}
+
 /// What the store says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
@@ -147,8 +176,20 @@ pub struct ObjectMeta {
     pub size: u64,
     /// Its entity tag.
     pub etag: ETag,
+    /// Its version, where the store has versions.
+    pub version: Option<Version>,
     /// Seconds since 1970 of its last change by the store's clock; 0 where the answer has none (after a put).
     pub modified: i64,
+}
+
+impl ObjectMeta {
+    /// What binds a later read to this very object.
+    pub fn pin(&self) -> Pin {
+        Pin {
+            etag: self.etag.clone(),
+            version: self.version.clone(),
+        }
+    }
 }
 
 /// An object read whole.
@@ -213,7 +254,8 @@ pub struct Listing {
     pub next: Option<String>,
 }
 
-/// Number of a part, 1 to 10,000. Parts may arrive in any order and end up in the order of their numbers.
+/// Number of a part, 1 to 10,000. Parts may arrive in any order and end up in the order of their numbers, without gaps:
+/// each begins where the one before ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PartNumber(pub u32);
@@ -282,14 +324,9 @@ pub trait Target: Send + Sync + Debug {
     /// Reads a whole object; one larger than `max` bytes is an [`crate::ErrorKind::TooLarge`] error.
     async fn get(&self, key: &Key, max: u64) -> Result<Object, TargetError>;
 
-    /// Reads exactly these bytes. With an entity tag, an object that has another one is an
+    /// Reads exactly these bytes. With a pin, an object that has another entity tag is an
     /// [`crate::ErrorKind::Changed`] error; so is one that ends before the range does.
-    async fn get_range(
-        &self,
-        key: &Key,
-        range: Range<u64>,
-        etag: Option<&ETag>,
-    ) -> Result<Bytes, TargetError>;
+    async fn get_range(&self, key: &Key, range: Range<u64>, pin: Option<&Pin>) -> Result<Bytes, TargetError>;
 
     /// What the store says of an object.
     async fn head(&self, key: &Key) -> Result<ObjectMeta, TargetError>;
@@ -303,16 +340,39 @@ pub trait Target: Send + Sync + Debug {
     /// Begins a multipart upload.
     async fn begin_upload(&self, key: &Key) -> Result<Upload, TargetError>;
 
-    /// Sends one part: at least 5 MiB unless it is the one with the highest number. No clone of `body` outlives the call,
-    /// since callers reuse its memory.
+    /// Sends one part: at least 5 MiB unless it is the one with the highest number, and not empty. `offset` says where
+    /// in the finished object it begins, which is where the part before it ends. A part that is sent again counts
+    /// instead of the earlier one. No clone of `body` outlives the call, since callers reuse its memory.
     async fn upload_part(
         &self,
         upload: &Upload,
         number: PartNumber,
+        offset: u64,
         body: Bytes,
     ) -> Result<Part, TargetError>;
 
-    /// Makes the object out of its parts. With `if_absent`, an object of that name is an
+    /// Makes a part out of bytes of another object, inside the store: at least 5 MiB unless it is the one with the
+    /// highest number, at most 5 GiB, and of a source of more than 5 MiB. `offset` as for [`Target::upload_part`].
+    ///
+    /// A source that is not the pinned one, or ends before the range does, is an [`crate::ErrorKind::Changed`] error,
+    /// a missing one (or a missing upload) [`crate::ErrorKind::NotFound`], a store that cannot do it
+    /// [`crate::ErrorKind::Unsupported`]: then the bytes have to be read and sent.
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        offset: u64,
+        source: &Key,
+        range: Range<u64>,
+        pin: &Pin,
+    ) -> Result<Part, TargetError>;
+
+    /// Parts of an open upload that the store has, in the order of their numbers: what an upload that is resumed need
+    /// not send again.
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>, TargetError>;
+
+    /// Makes the object out of these parts, all of which the store must have as they were answered; it is then as long
+    /// as they are together, or the call fails. With `if_absent`, an object of that name is an
     /// [`crate::ErrorKind::Exists`] error (on stores that ignore the condition it is not; names with an attempt in
     /// them do not need it).
     async fn complete_upload(

@@ -146,6 +146,7 @@ impl Run {
             objects: FileRecord {
                 key: Location::objects_name(Attempt(self.status.attempt)),
                 size: file.size,
+                version: None,
                 blake3: file
                     .blake3
                     .parse()

@@ -353,6 +353,7 @@ fn record(key: String, object: Uploaded) -> ObjectRecord {
         key,
         size: object.meta.size,
         etag: object.meta.etag,
+        version: object.meta.version,
         seal: object.seal,
     }
 }

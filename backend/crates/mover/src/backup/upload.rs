@@ -223,9 +223,11 @@ impl ObjectUpload {
             }
         };
         let (target, progress) = (self.remote.target.clone(), self.progress.clone());
+        // All parts before it are full.
+        let offset = u64::from(number.0 - 1) * self.pool.part() as u64;
         let bytes = part.into_bytes();
         let send = async move {
-            let part = target.upload_part(&upload, number, bytes).await?;
+            let part = target.upload_part(&upload, number, offset, bytes).await?;
             progress.transferred(part.size);
             Ok(part)
         };

@@ -50,7 +50,7 @@ async fn get(
     let stored = opening.stored(&range).map_err(sealed)?;
     let bytes = remote
         .target
-        .get_range(key, stored, Some(&shard.etags[image]))
+        .get_range(key, stored, Some(&shard.pins[image]))
         .await;
     let mut bytes = bytes.map_err(|error| MoverError::bound(key, error))?;
     progress.transferred(bytes.len() as u64);
@@ -125,7 +125,7 @@ mod tests {
         let geometry = Geometry::new(1 << 30, ClusterSize::DEFAULT).unwrap();
         let shard = Shard {
             keys: Vec::new(),
-            etags: Vec::new(),
+            pins: Vec::new(),
             openings: Vec::new(),
             compression: Vec::new(),
             geometry,

@@ -6,7 +6,7 @@ use holdfast_qcow2::{
     Source, SpanIndex,
 };
 use holdfast_target::{
-    ETag, Key,
+    Key, Pin,
     layout::{ImageRecord, ShardNumber},
 };
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) keys: Vec<Key>,
-    pub(super) etags: Vec<ETag>,
+    pub(super) pins: Vec<Pin>,
     /// How each image is read.
     pub(super) openings: Vec<Opening>,
     pub(super) compression: Vec<Compression>,
@@ -156,14 +156,14 @@ fn open_images(
     number: ShardNumber,
     offset: u64,
 ) -> Result<(Chain<RemoteFile>, Shard), MoverError> {
-    let (mut images, mut keys, mut etags, mut openings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut images, mut keys, mut pins, mut openings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for record in chain {
         let shard = &record.shards[number.0 as usize];
         images.push(remote.open_image(record, shard)?);
         let key = remote.image_key(record, shard);
         openings.push(remote.unlock(&key, &shard.image)?);
         keys.push(key);
-        etags.push(shard.image.etag.clone());
+        pins.push(shard.image.pin());
     }
     let compression = images.iter().map(|image| image.compression()).collect();
     let images = Chain::new(images).map_err(|error| MoverError::chain(&keys, &error))?;
@@ -172,7 +172,7 @@ fn open_images(
         images,
         Shard {
             keys,
-            etags,
+            pins,
             openings,
             compression,
             geometry,

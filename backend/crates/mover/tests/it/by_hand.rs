@@ -98,6 +98,7 @@ async fn commit(target: &dyn Target, chain: Vec<ImageRecord>) -> Location {
         objects: FileRecord {
             key: Location::objects_name(Attempt(1)),
             size: packed.len() as u64,
+            version: None,
             blake3: Digest::of(&packed),
             count: 1,
         },

@@ -44,6 +44,7 @@ pub(crate) async fn image_as(
             key: file,
             size: written.size,
             etag: written.etag,
+            version: written.version,
         });
     }
     let index = files.pop().unwrap();

@@ -13,7 +13,7 @@ use super::{
     Attempt, Digest, FORMAT_VERSION, Generation, ImageId, Location, MAX_ATTEMPT, MAX_VOLUME, MAX_VOLUMES,
     ShardNumber, Uid, VolumeHome,
 };
-use crate::ETag;
+use crate::{ETag, Pin, Version};
 
 /// A document that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -289,6 +289,9 @@ pub struct FileRecord {
     pub key: String,
     /// Stored bytes.
     pub size: u64,
+    /// Version that the store gave it, where it has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
     /// Digest of the stored bytes.
     pub blake3: Digest,
     /// JSON documents inside.
@@ -397,9 +400,22 @@ pub struct ObjectRecord {
     pub size: u64,
     /// ETag that the store gave it.
     pub etag: ETag,
+    /// Version that the store gave it, where it has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
     /// How its bytes are sealed; absent: they lie in clear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Layout>,
+}
+
+impl ObjectRecord {
+    /// What binds a read to the recorded object.
+    pub fn pin(&self) -> Pin {
+        Pin {
+            etag: self.etag.clone(),
+            version: self.version.clone(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
 use super::{Call, S3Target, SHORT, bound, transport::innermost};
-use crate::{ETag, ErrorKind, Key, ListRequest, Object, ObjectMeta, Prefix, Target, TargetError};
+use crate::{
+    ETag, ErrorKind, Key, ListRequest, Object, ObjectMeta, Pin, Prefix, Target, TargetError, Version,
+};
 
 /// Most memory that is reserved before the first byte of an object is there.
 const MAX_RESERVED: u64 = 64 << 20;
@@ -75,6 +77,7 @@ impl S3Target {
                 key: key.clone(),
                 size,
                 etag: ETag::new(etag),
+                version: output.version_id().map(Version::new),
                 modified: 0,
             }),
             None => self.head(key).await,
@@ -87,7 +90,7 @@ impl S3Target {
         call: Call<'_>,
         key: &Key,
         range: Option<&Range<u64>>,
-        etag: Option<&ETag>,
+        pin: Option<&Pin>,
         max: u64,
     ) -> Result<Object, TargetError> {
         let sent = self
@@ -96,7 +99,8 @@ impl S3Target {
             .bucket(&self.bucket)
             .key(key.as_str())
             .set_range(range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)))
-            .set_if_match(etag.map(|etag| format!("\"{}\"", etag.as_str())))
+            .set_version_id(pin.and_then(version_id))
+            .set_if_match(pin.map(|pin| format!("\"{}\"", pin.etag.as_str())))
             .send();
         let silent = |_| call.error(ErrorKind::Unreachable, "no answer in time");
         let answer = timeout(SHORT, sent).await.map_err(silent)?;
@@ -108,7 +112,7 @@ impl S3Target {
             other => other,
         })?;
         let found = ETag::new(output.e_tag().unwrap_or_default());
-        if etag.is_some_and(|wanted| *wanted != found) {
+        if pin.is_some_and(|pin| pin.etag != found) {
             return Err(call.error(
                 ErrorKind::Changed,
                 format!("it has another ETag now ({})", found.as_str()),
@@ -142,6 +146,7 @@ impl S3Target {
             key: key.clone(),
             size: body.len() as u64,
             etag: found,
+            version: output.version_id.as_deref().map(Version::new),
             modified,
         };
         Ok(Object {
@@ -150,12 +155,18 @@ impl S3Target {
         })
     }
 
-    pub(super) async fn head_once(&self, call: Call<'_>, key: &Key) -> Result<ObjectMeta, TargetError> {
+    pub(super) async fn head_once(
+        &self,
+        call: Call<'_>,
+        key: &Key,
+        version: Option<&Version>,
+    ) -> Result<ObjectMeta, TargetError> {
         let sent = self
             .client
             .head_object()
             .bucket(&self.bucket)
             .key(key.as_str())
+            .set_version_id(version.map(|version| version.as_str().to_owned()))
             .send();
         let output = match sent.await {
             Ok(output) => output,
@@ -185,6 +196,7 @@ impl S3Target {
             key: key.clone(),
             size,
             etag,
+            version: output.version_id().map(Version::new),
             modified: seconds(output.last_modified()),
         })
     }
@@ -256,6 +268,11 @@ impl S3Target {
             .await;
         tried.and(removed)
     }
+}
+
+/// The version of a pin as requests name it.
+fn version_id(pin: &Pin) -> Option<String> {
+    pin.version.as_ref().map(|version| version.as_str().to_owned())
 }
 
 /// Seconds since 1970; 0 where the store does not say.

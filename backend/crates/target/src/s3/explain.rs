@@ -1,7 +1,10 @@
 //! From what the SDK reports to [`TargetError`].
+use std::ops::Range;
+
 use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
+    operation::upload_part_copy::UploadPartCopyError,
 };
 use http_body_util::LengthLimitError;
 
@@ -49,6 +52,33 @@ impl Call<'_> {
             },
             other => self.error(ErrorKind::Other, innermost(other)),
         }
+    }
+
+    /// Explains a failed copy inside the store: its condition is about the source, and not every store has the call.
+    pub(super) fn explain_copy(&self, error: &SdkError<UploadPartCopyError, HttpResponse>) -> TargetError {
+        let SdkError::ServiceError(service) = error else {
+            return self.explain(error);
+        };
+        let status = service.raw().status().as_u16();
+        match (status, service.err().code()) {
+            (412, _) | (_, Some("PreconditionFailed")) => {
+                self.error(ErrorKind::Changed, "it has another ETag now")
+            }
+            (405 | 501, _) | (_, Some("MethodNotAllowed" | "NotImplemented")) => self.error(
+                ErrorKind::Unsupported,
+                format!("the store does not copy parts of objects (HTTP {status})"),
+            ),
+            _ => self.explain(error),
+        }
+    }
+
+    /// An object that is shorter than the range that was asked for.
+    pub(super) fn ends_inside(&self, range: &Range<u64>, end: u64) -> TargetError {
+        let why = format!(
+            "it ends at byte {end}, before or inside {}..{}",
+            range.start, range.end
+        );
+        self.error(ErrorKind::Changed, why)
     }
 
     fn too_large(&self) -> TargetError {

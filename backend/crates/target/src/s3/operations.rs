@@ -2,22 +2,14 @@
 use std::{ops::Range, time::Instant};
 
 use async_trait::async_trait;
-use aws_sdk_s3::{
-    primitives::ByteStream,
-    types::{CompletedMultipartUpload, CompletedPart},
-};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
-use super::{
-    LONG, S3Target, SHORT,
-    attempts::{Put, seconds},
-    bound, page,
-};
+use super::{LONG, S3Target, SHORT, attempts::Put, bound, page};
 use crate::{
-    Creation, ETag, ErrorKind, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
-    PartNumber, Prefix, ProbeReport, Target, TargetError, Upload, layout::probe_key,
+    Creation, ErrorKind, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
+    PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, layout::probe_key,
 };
 
 /// Removals under way at once in one [`Target::delete`].
@@ -67,12 +59,7 @@ impl Target for S3Target {
         .await
     }
 
-    async fn get_range(
-        &self,
-        key: &Key,
-        range: Range<u64>,
-        etag: Option<&ETag>,
-    ) -> Result<Bytes, TargetError> {
+    async fn get_range(&self, key: &Key, range: Range<u64>, pin: Option<&Pin>) -> Result<Bytes, TargetError> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
@@ -80,7 +67,7 @@ impl Target for S3Target {
         let wanted = range.end - range.start;
         let object = self
             .retry(call, bound(wanted), |_| {
-                self.read(call, key, Some(&range), etag, wanted)
+                self.read(call, key, Some(&range), pin, wanted)
             })
             .await;
         let object = object.map_err(|error| match error.kind() {
@@ -88,20 +75,15 @@ impl Target for S3Target {
             _ => error,
         })?;
         if object.body.len() as u64 != wanted {
-            let why = format!(
-                "it ends at byte {}, inside {}..{}",
-                range.start.saturating_add(object.meta.size),
-                range.start,
-                range.end
-            );
-            return Err(call.error(ErrorKind::Changed, why));
+            let end = range.start.saturating_add(object.meta.size);
+            return Err(call.ends_inside(&range, end));
         }
         Ok(object.body)
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, TargetError> {
         let call = self.call("look up", key.as_str());
-        self.retry(call, SHORT, |_| self.head_once(call, key)).await
+        self.retry(call, SHORT, |_| self.head_once(call, key, None)).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Listing, TargetError> {
@@ -132,59 +114,58 @@ impl Target for S3Target {
 
     async fn begin_upload(&self, key: &Key) -> Result<Upload, TargetError> {
         let call = self.call("begin an upload of", key.as_str());
-        self.retry(call, SHORT, |_| async move {
-            let sent = self
-                .client
-                .create_multipart_upload()
-                .bucket(&self.bucket)
-                .key(key.as_str())
-                .send();
-            let output = sent.await.map_err(|error| call.explain(&error))?;
-            let id = output
-                .upload_id()
-                .ok_or_else(|| call.error(ErrorKind::Other, "the store gave no upload id"))?;
-            Ok(Upload {
-                key: key.clone(),
-                id: id.to_owned(),
-            })
-        })
-        .await
+        self.retry(call, SHORT, |_| self.begin_once(call, key)).await
     }
 
     async fn upload_part(
         &self,
         upload: &Upload,
         number: PartNumber,
+        _offset: u64,
         body: Bytes,
     ) -> Result<Part, TargetError> {
         let call = self.call("upload a part of", upload.key.as_str());
-        let size = body.len() as u64;
         let body = &body;
-        self.retry(call, bound(size), |_| async move {
-            let request = self
-                .client
-                .upload_part()
-                .bucket(&self.bucket)
-                .key(upload.key.as_str())
-                .upload_id(&upload.id)
-                .part_number(number.0.cast_signed())
-                .body(ByteStream::from(body.clone()));
-            let sent = if self.sign_parts {
-                request.send().await
-            } else {
-                request.customize().disable_payload_signing().send().await
-            };
-            let output = sent.map_err(|error| call.explain(&error))?;
-            let etag = output
-                .e_tag()
-                .ok_or_else(|| call.error(ErrorKind::Other, "the store gave no ETag"))?;
-            Ok(Part {
-                number,
-                etag: ETag::new(etag),
-                size,
-            })
+        self.retry(call, bound(body.len() as u64), |_| {
+            self.send_part(call, upload, number, body)
         })
         .await
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        _offset: u64,
+        source: &Key,
+        range: Range<u64>,
+        pin: &Pin,
+    ) -> Result<Part, TargetError> {
+        let call = self.call("copy a part of", source.as_str());
+        let copied = self.retry(
+            call,
+            bound(range.end.saturating_sub(range.start)).min(LONG),
+            |_| self.copy_once(call, upload, number, source, &range, pin),
+        );
+        let error = match copied.await {
+            // Stores have several words for a range that ends behind the object.
+            Err(error) if error.kind() == ErrorKind::Other => error,
+            settled => return settled,
+        };
+        let found = self
+            .retry(call, SHORT, |_| {
+                self.head_once(call, source, pin.version.as_ref())
+            })
+            .await?;
+        if found.size < range.end {
+            return Err(call.ends_inside(&range, found.size));
+        }
+        Err(error)
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>, TargetError> {
+        self.parts(self.call("list the parts of", upload.key.as_str()), upload)
+            .await
     }
 
     async fn complete_upload(
@@ -193,96 +174,23 @@ impl Target for S3Target {
         parts: &[Part],
         if_absent: bool,
     ) -> Result<ObjectMeta, TargetError> {
-        let call = self.call("finish the upload of", upload.key.as_str());
-        let mut sorted = parts.to_vec();
-        sorted.sort_by_key(|part| part.number);
-        let size: u64 = sorted.iter().map(|part| part.size).sum();
-        let list = sorted.into_iter().map(|part| {
-            CompletedPart::builder()
-                .part_number(part.number.0.cast_signed())
-                .e_tag(format!("\"{}\"", part.etag.as_str()))
-                .build()
-        });
-        let list = CompletedMultipartUpload::builder()
-            .set_parts(Some(list.collect()))
-            .build();
-        let list = &list;
-        self.retry(call, LONG, |tries| async move {
-            let sent = self
-                .client
-                .complete_multipart_upload()
-                .bucket(&self.bucket)
-                .key(upload.key.as_str())
-                .upload_id(&upload.id)
-                .set_if_none_match(if_absent.then(|| "*".to_owned()))
-                .multipart_upload(list.clone())
-                .send();
-            match sent.await.map_err(|error| call.explain(&error)) {
-                Ok(_) => Ok(()),
-                // The answer to an earlier try was lost: what counts is the object, which is looked at below.
-                Err(error)
-                    if tries > 0 && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Exists) =>
-                {
-                    match self.head_once(call, &upload.key).await {
-                        Ok(_) => Ok(()),
-                        Err(_) => Err(error),
-                    }
-                }
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
-        let meta = self.head(&upload.key).await?;
-        if meta.size != size {
-            let why = format!("the store made {} bytes of parts that have {size}", meta.size);
-            return Err(call.error(ErrorKind::Changed, why));
-        }
-        Ok(meta)
+        self.complete(
+            self.call("finish the upload of", upload.key.as_str()),
+            upload,
+            parts,
+            if_absent,
+        )
+        .await
     }
 
     async fn abort_upload(&self, upload: &Upload) -> Result<(), TargetError> {
         let call = self.call("drop the upload of", upload.key.as_str());
-        self.retry(call, SHORT, |_| async move {
-            let sent = self
-                .client
-                .abort_multipart_upload()
-                .bucket(&self.bucket)
-                .key(upload.key.as_str())
-                .upload_id(&upload.id)
-                .send();
-            match sent.await.map_err(|error| call.explain(&error)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
-        })
-        .await
+        self.retry(call, SHORT, |_| self.abort_once(call, upload)).await
     }
 
     async fn list_uploads(&self, prefix: &Prefix) -> Result<Vec<OpenUpload>, TargetError> {
         let call = self.call("list the uploads of", prefix.as_str());
-        let output = self
-            .retry(call, SHORT, |_| async move {
-                let request = self
-                    .client
-                    .list_multipart_uploads()
-                    .bucket(&self.bucket)
-                    .prefix(prefix.as_str());
-                let sent = request.max_uploads(MAX_LIST.cast_signed()).send();
-                sent.await.map_err(|error| call.explain(&error))
-            })
-            .await?;
-        let uploads = output.uploads().iter().filter_map(|upload| {
-            let key = upload.key()?.parse().ok()?;
-            let initiated = seconds(upload.initiated());
-            Some(OpenUpload {
-                upload: Upload {
-                    key,
-                    id: upload.upload_id()?.to_owned(),
-                },
-                initiated,
-            })
-        });
-        Ok(uploads.collect())
+        self.retry(call, SHORT, |_| self.open_uploads(call, prefix)).await
     }
 
     async fn probe(&self) -> Result<ProbeReport, TargetError> {

@@ -45,6 +45,7 @@ pub(super) fn read(
             key: object.key()?.parse().ok()?,
             size: u64::try_from(object.size()?).ok()?,
             etag: ETag::new(object.e_tag().unwrap_or_default()),
+            version: None,
             modified: seconds(object.last_modified()),
         })
     });

@@ -1,11 +1,11 @@
 //! What every target does, whoever runs it. Each step says in its panic what was broken.
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
-    Creation, ErrorKind, Key, ListRequest, Part, PartNumber, Prefix, Target, TargetError, layout::ROOT,
-    list_all,
+    Creation, ETag, ErrorKind, Key, ListRequest, Part, PartNumber, Pin, Prefix, Target, TargetError, Upload,
+    layout::ROOT, list_all,
 };
 
 /// Runs the whole suite; leaves nothing behind.
@@ -18,6 +18,7 @@ pub async fn conformance(target: Arc<dyn Target>) {
     lists(&*target, &root).await;
     races(&target, &root).await;
     uploads(&*target, &root).await;
+    copies(&*target, &root).await;
     target.probe().await.expect("a probe of a healthy target");
     let left = list_all(&*target, &root, 1000).await.expect("a list");
     let keys: Vec<Key> = left.into_iter().map(|object| object.key).collect();
@@ -87,13 +88,21 @@ async fn objects(target: &dyn Target, root: &Prefix) {
         .expect("a name that is free again");
 }
 
+/// A pin that no object has.
+fn other_pin() -> Pin {
+    Pin {
+        etag: ETag::new("00000000000000000000000000000000"),
+        version: None,
+    }
+}
+
 async fn ranges(target: &dyn Target, root: &Prefix) {
     let key = root.key("ranges");
     let body: Bytes = (0..=255u8).cycle().take(100_000).collect::<Vec<_>>().into();
     let meta = target.put(&key, body.clone()).await.expect("a put");
     for range in [0..1, 0..100_000, 99_999..100_000, 4096..8192, 7..7] {
         let read = target
-            .get_range(&key, range.clone(), Some(&meta.etag))
+            .get_range(&key, range.clone(), Some(&meta.pin()))
             .await
             .expect("a range");
         assert_eq!(read, body[range.start as usize..range.end as usize], "{range:?}");
@@ -104,7 +113,7 @@ async fn ranges(target: &dyn Target, root: &Prefix) {
             ErrorKind::Changed
         );
     }
-    let other = crate::ETag::new("00000000000000000000000000000000");
+    let other = other_pin();
     assert_eq!(
         kind(target.get_range(&key, 0..1, Some(&other)).await),
         ErrorKind::Changed
@@ -211,15 +220,23 @@ async fn uploads(target: &dyn Target, root: &Prefix) {
     let bodies = [part(1, 5 << 20), part(2, 6 << 20), part(3, 1000)];
     let mut parts: Vec<Part> = Vec::new();
     // The first part last, as images are uploaded.
-    for number in [2, 3, 1] {
+    for (number, offset) in [(2, 5 << 20), (3, 11 << 20), (1, 0)] {
         let body = bodies[number as usize - 1].clone();
-        parts.push(
-            target
-                .upload_part(&upload, PartNumber(number), body)
-                .await
-                .expect("a part"),
-        );
+        let part = target
+            .upload_part(&upload, PartNumber(number), offset, body)
+            .await;
+        parts.push(part.expect("a part"));
     }
+    let mut sorted = parts.clone();
+    sorted.sort_by_key(|part| part.number);
+    assert_eq!(target.list_parts(&upload).await.expect("the parts"), sorted);
+    let mut lost = parts.clone();
+    lost[0].etag = ETag::new("00000000000000000000000000000000");
+    target
+        .complete_upload(&upload, &lost, true)
+        .await
+        .expect_err("a part that is not the one that was answered");
+    assert_eq!(kind(target.head(&key).await), ErrorKind::NotFound);
     let meta = target
         .complete_upload(&upload, &parts, true)
         .await
@@ -227,7 +244,7 @@ async fn uploads(target: &dyn Target, root: &Prefix) {
     assert_eq!(meta.size, (11 << 20) + 1000);
     let seam = (5 << 20) - 1..(5 << 20) + 1;
     let read = target
-        .get_range(&key, seam, Some(&meta.etag))
+        .get_range(&key, seam, Some(&meta.pin()))
         .await
         .expect("a range over the seam");
     assert_eq!(&read[..], [1, 2]);
@@ -242,7 +259,7 @@ async fn uploads(target: &dyn Target, root: &Prefix) {
         .await
         .expect("an upload");
     target
-        .upload_part(&dropped, PartNumber(1), part(9, 100))
+        .upload_part(&dropped, PartNumber(1), 0, part(9, 100))
         .await
         .expect("a part");
     target.abort_upload(&dropped).await.expect("an abort");
@@ -253,11 +270,85 @@ async fn uploads(target: &dyn Target, root: &Prefix) {
     let left = target.list_uploads(root).await.expect("open uploads");
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(
-        kind(target.upload_part(&dropped, PartNumber(1), part(9, 100)).await),
+        kind(target.upload_part(&dropped, PartNumber(1), 0, part(9, 100)).await),
         ErrorKind::NotFound
     );
+    assert_eq!(kind(target.list_parts(&dropped).await), ErrorKind::NotFound);
     assert_eq!(
         kind(target.complete_upload(&dropped, &parts, false).await),
         ErrorKind::NotFound
     );
+}
+
+/// Bytes that differ from place to place.
+fn pattern(len: usize) -> Bytes {
+    (0..len).map(|n| (n / 7 % 251) as u8).collect::<Vec<_>>().into()
+}
+
+async fn copies(target: &dyn Target, root: &Prefix) {
+    let source = root.key("source");
+    let body = pattern(12 << 20);
+    let pin = target.put(&source, body.clone()).await.expect("a put").pin();
+    let key = root.key("copied");
+    let upload = target.begin_upload(&key).await.expect("an upload");
+    let copy = |number: u32, offset: u64, range: Range<u64>| {
+        let (upload, source, pin) = (&upload, &source, &pin);
+        async move {
+            let number = PartNumber(number);
+            let part = target
+                .copy_part(upload, number, offset, source, range.clone(), pin)
+                .await;
+            let part = part.expect("a copied part");
+            assert_eq!((part.number, part.size), (number, range.end - range.start));
+            part
+        }
+    };
+    let own = pattern(5 << 20);
+    let size = body.len() as u64;
+    // In another order than that of the object; one of them twice, and the second time counts.
+    let mut parts = vec![copy(3, 11 << 20, 7..(5 << 20) + 7).await];
+    let sent = target.upload_part(&upload, PartNumber(1), 0, own.clone()).await;
+    parts.push(sent.expect("a part"));
+    parts.push(copy(4, 16 << 20, size - 1000..size).await);
+    copy(2, 5 << 20, 0..6 << 20).await;
+    parts.push(copy(2, 5 << 20, 1 << 20..7 << 20).await);
+    refused_copies(target, root, &upload, (&source, &pin)).await;
+    let meta = target.complete_upload(&upload, &parts, true).await;
+    let meta = meta.expect("the end of the upload");
+    let whole = target.get_range(&key, 0..meta.size, Some(&meta.pin())).await;
+    let expected = [
+        &own[..],
+        &body[1 << 20..7 << 20],
+        &body[7..(5 << 20) + 7],
+        &body[body.len() - 1000..],
+    ];
+    assert!(
+        whole.expect("the whole object") == expected.concat(),
+        "every part has the bytes it was made of"
+    );
+    let read = target.get(&source, size).await.expect("the source");
+    assert!(read.body == body && read.meta.pin() == pin, "the source stays");
+    let copied = target
+        .copy_part(&upload, PartNumber(1), 0, &source, 0..6 << 20, &pin)
+        .await;
+    assert_eq!(kind(copied), ErrorKind::NotFound, "the upload has ended");
+}
+
+/// Copies that must fail, into a part that is not asked for later.
+async fn refused_copies(target: &dyn Target, root: &Prefix, upload: &Upload, (source, pin): (&Key, &Pin)) {
+    let size = target.head(source).await.expect("the source").size;
+    let changed = other_pin();
+    let absent = root.key("absent");
+    let cases = [
+        (source, 0..6 << 20, &changed, ErrorKind::Changed),
+        (&absent, 0..6 << 20, pin, ErrorKind::NotFound),
+        (source, size - (6 << 20)..size + 1, pin, ErrorKind::Changed),
+        (source, size..size + (6 << 20), pin, ErrorKind::Changed),
+    ];
+    for (from, range, pin, expected) in cases {
+        let copied = target
+            .copy_part(upload, PartNumber(9), 0, from, range.clone(), pin)
+            .await;
+        assert_eq!(kind(copied), expected, "{from} {range:?}");
+    }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Creation, ETag, ErrorKind, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber,
+    Creation, ErrorKind, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber, Pin,
     Prefix, ProbeReport, Target, TargetError, Upload,
 };
 
@@ -26,6 +26,8 @@ pub enum Operation {
     Delete,
     BeginUpload,
     UploadPart,
+    CopyPart,
+    ListParts,
     CompleteUpload,
     AbortUpload,
     ListUploads,
@@ -148,19 +150,10 @@ impl Target for Faulty {
         self.with(Operation::Get, self.inner.get(key, max), change).await
     }
 
-    async fn get_range(
-        &self,
-        key: &Key,
-        range: Range<u64>,
-        etag: Option<&ETag>,
-    ) -> Result<Bytes, TargetError> {
+    async fn get_range(&self, key: &Key, range: Range<u64>, pin: Option<&Pin>) -> Result<Bytes, TargetError> {
         let change = |bytes: Bytes, fault| change_bytes(&bytes, fault);
-        self.with(
-            Operation::GetRange,
-            self.inner.get_range(key, range, etag),
-            change,
-        )
-        .await
+        self.with(Operation::GetRange, self.inner.get_range(key, range, pin), change)
+            .await
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, TargetError> {
@@ -184,14 +177,33 @@ impl Target for Faulty {
         &self,
         upload: &Upload,
         number: PartNumber,
+        offset: u64,
         body: Bytes,
     ) -> Result<Part, TargetError> {
         self.with(
             Operation::UploadPart,
-            self.inner.upload_part(upload, number, body),
+            self.inner.upload_part(upload, number, offset, body),
             same,
         )
         .await
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        offset: u64,
+        source: &Key,
+        range: Range<u64>,
+        pin: &Pin,
+    ) -> Result<Part, TargetError> {
+        let copy = self.inner.copy_part(upload, number, offset, source, range, pin);
+        self.with(Operation::CopyPart, copy, same).await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>, TargetError> {
+        self.with(Operation::ListParts, self.inner.list_parts(upload), same)
+            .await
     }
 
     async fn complete_upload(

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     Creation, ETag, ErrorKind, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
-    PartNumber, Prefix, ProbeReport, Target, TargetError, Upload, layout::Digest,
+    PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, layout::Digest,
 };
 
 /// A bucket that is gone with the test.
@@ -20,10 +20,13 @@ pub struct MemoryTarget {
     state: Mutex<State>,
 }
 
+/// Parts with the offsets that were announced for them.
+type Parts = BTreeMap<PartNumber, (u64, Bytes)>;
+
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Key, (Bytes, ETag, i64)>,
-    uploads: BTreeMap<String, (Key, BTreeMap<PartNumber, Bytes>)>,
+    uploads: BTreeMap<String, (Key, Parts)>,
     uploads_begun: u64,
 }
 
@@ -71,8 +74,31 @@ impl State {
             key: key.clone(),
             size,
             etag,
+            version: None,
             modified,
         }
+    }
+
+    fn slice(&self, key: &Key, range: &Range<u64>, pin: Option<&Pin>) -> Result<Bytes, ErrorKind> {
+        let (body, found, _) = self.objects.get(key).ok_or(ErrorKind::NotFound)?;
+        if pin.is_some_and(|pin| pin.etag != *found) || range.end > body.len() as u64 {
+            return Err(ErrorKind::Changed);
+        }
+        let at = |offset| usize::try_from(offset).expect("it is inside memory");
+        Ok(body.slice(at(range.start)..at(range.end)))
+    }
+
+    fn store_part(
+        &mut self,
+        upload: &Upload,
+        number: PartNumber,
+        offset: u64,
+        body: Bytes,
+    ) -> Result<Part, ErrorKind> {
+        let (_, parts) = self.uploads.get_mut(&upload.id).ok_or(ErrorKind::NotFound)?;
+        let part = part(number, &body);
+        parts.insert(number, (offset, body));
+        Ok(part)
     }
 
     fn meta(&self, key: &Key) -> Option<ObjectMeta> {
@@ -81,8 +107,17 @@ impl State {
             key: key.clone(),
             size: body.len() as u64,
             etag: etag.clone(),
+            version: None,
             modified: *modified,
         })
+    }
+}
+
+fn part(number: PartNumber, body: &[u8]) -> Part {
+    Part {
+        number,
+        etag: etag(body),
+        size: body.len() as u64,
     }
 }
 
@@ -135,25 +170,12 @@ impl Target for MemoryTarget {
         Ok(Object { meta, body })
     }
 
-    async fn get_range(
-        &self,
-        key: &Key,
-        range: Range<u64>,
-        etag: Option<&ETag>,
-    ) -> Result<Bytes, TargetError> {
+    async fn get_range(&self, key: &Key, range: Range<u64>, pin: Option<&Pin>) -> Result<Bytes, TargetError> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let state = self.state();
-        let (body, found, _) = state
-            .objects
-            .get(key)
-            .ok_or_else(|| self.error(ErrorKind::NotFound, "read", key))?;
-        if etag.is_some_and(|wanted| wanted != found) || range.end > body.len() as u64 {
-            return Err(self.error(ErrorKind::Changed, "read", key));
-        }
-        let at = |offset| usize::try_from(offset).expect("it is inside memory");
-        Ok(body.slice(at(range.start)..at(range.end)))
+        let read = self.state().slice(key, &range, pin);
+        read.map_err(|kind| self.error(kind, "read", key))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, TargetError> {
@@ -217,21 +239,41 @@ impl Target for MemoryTarget {
         &self,
         upload: &Upload,
         number: PartNumber,
+        offset: u64,
         body: Bytes,
     ) -> Result<Part, TargetError> {
+        // The caller's memory may be a buffer that it waits for.
+        let body = Bytes::copy_from_slice(&body);
+        let stored = self.state().store_part(upload, number, offset, body);
+        stored.map_err(|kind| self.error(kind, "upload a part of", &upload.key))
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        number: PartNumber,
+        offset: u64,
+        source: &Key,
+        range: Range<u64>,
+        pin: &Pin,
+    ) -> Result<Part, TargetError> {
         let mut state = self.state();
+        let copied = state
+            .slice(source, &range, Some(pin))
+            .and_then(|body| state.store_part(upload, number, offset, body));
+        copied.map_err(|kind| self.error(kind, "copy a part of", source))
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>, TargetError> {
+        let state = self.state();
         let (_, parts) = state
             .uploads
-            .get_mut(&upload.id)
-            .ok_or_else(|| self.error(ErrorKind::NotFound, "upload a part of", &upload.key))?;
-        let part = Part {
-            number,
-            etag: etag(&body),
-            size: body.len() as u64,
-        };
-        // The caller's memory may be a buffer that it waits for.
-        parts.insert(number, Bytes::copy_from_slice(&body));
-        Ok(part)
+            .get(&upload.id)
+            .ok_or_else(|| self.error(ErrorKind::NotFound, "list the parts of", &upload.key))?;
+        Ok(parts
+            .iter()
+            .map(|(number, (_, body))| part(*number, body))
+            .collect())
     }
 
     async fn complete_upload(
@@ -254,8 +296,12 @@ impl Target for MemoryTarget {
         for (position, part) in sorted.iter().enumerate() {
             let last = position + 1 == sorted.len();
             match stored.get(&part.number) {
-                // As real stores do.
-                Some(bytes) if etag(bytes) == part.etag && (last || bytes.len() >= 5 << 20) => {
+                // As real stores do; and as a folder does, which puts each part to where it was announced.
+                Some((offset, bytes))
+                    if etag(bytes) == part.etag
+                        && *offset == body.len() as u64
+                        && (last || bytes.len() >= 5 << 20) =>
+                {
                     body.extend_from_slice(bytes);
                 }
                 _ => return refuse(ErrorKind::Other),

@@ -221,7 +221,12 @@ async fn a_full_store_is_told() {
     let mut number = 1;
     let error = loop {
         match target
-            .upload_part(&upload, PartNumber(number), Bytes::from(vec![7; 5 << 20]))
+            .upload_part(
+                &upload,
+                PartNumber(number),
+                (u64::from(number) - 1) * (5 << 20),
+                Bytes::from(vec![7; 5 << 20]),
+            )
             .await
         {
             Ok(_) if number < 5 => number += 1,
@@ -275,7 +280,7 @@ async fn a_lost_answer_is_not_a_lost_write() {
     let upload = target.begin_upload(&key("image")).await.unwrap();
     proxy.lose(1);
     let part = target
-        .upload_part(&upload, PartNumber(1), Bytes::from_static(b"part"))
+        .upload_part(&upload, PartNumber(1), 0, Bytes::from_static(b"part"))
         .await
         .unwrap();
     proxy.lose(1);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_target::{
-    Connection, ETag, ErrorKind, Key, ListRequest, MAX_EMPTY_PAGES, MAX_LIST, Prefix, S3Target, SecretKey,
-    Target, each_page, list_all,
+    Connection, ETag, ErrorKind, Key, ListRequest, MAX_EMPTY_PAGES, MAX_LIST, PartNumber, Pin, Prefix,
+    S3Target, SecretKey, Target, Upload, each_page, list_all,
     testing::{Answer, Gateway, ScriptedStore},
 };
 
@@ -80,11 +80,12 @@ async fn keys_that_no_header_holds_end_in_an_error_and_not_in_a_panic() {
     }
     // What a document on the target says goes into headers too.
     let target = gateway.target();
+    let pin = Pin {
+        etag: ETag::new("e\r\nx: y"),
+        version: None,
+    };
     target.put(&key("a"), Bytes::from_static(b"x")).await.unwrap();
-    let error = target
-        .get_range(&key("a"), 0..1, Some(&ETag::new("e\r\nx: y")))
-        .await
-        .unwrap_err();
+    let error = target.get_range(&key("a"), 0..1, Some(&pin)).await.unwrap_err();
     assert!(!error.is_retryable(), "{error}");
     let error = target
         .get_range(&key("a"), u64::MAX - 1..u64::MAX, None)
@@ -209,4 +210,38 @@ async fn a_list_without_end_ends() {
     let error = list_all(&full.target(), &Prefix::root(), 2500).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
     assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_copy_parts_is_told_from_one_that_fails() {
+    let error = |code: &str| format!("<Error><Code>{code}</Code><Message>m</Message></Error>").into_bytes();
+    let cases = [
+        (Answer::Body(501, error("NotImplemented")), ErrorKind::Unsupported),
+        (
+            Answer::Body(405, error("MethodNotAllowed")),
+            ErrorKind::Unsupported,
+        ),
+        // It stored the body, which is empty.
+        (Answer::Body(200, Vec::new()), ErrorKind::Unsupported),
+        // Copies take long, so stores begin the answer before they know how it ends.
+        (Answer::Body(200, error("InternalError")), ErrorKind::Unreachable),
+        (Answer::Body(412, error("PreconditionFailed")), ErrorKind::Changed),
+    ];
+    for (answer, expected) in cases {
+        let said = answer.clone();
+        let store = ScriptedStore::start(move |_| answer.clone()).await;
+        let upload = Upload {
+            key: key("merged"),
+            id: "1".to_owned(),
+        };
+        let pin = Pin {
+            etag: ETag::new("e"),
+            version: None,
+        };
+        let copied = store
+            .target()
+            .copy_part(&upload, PartNumber(1), 0, &key("a"), 0..5 << 20, &pin)
+            .await;
+        assert_eq!(copied.unwrap_err().kind(), expected, "{said:?}");
+    }
 }

@@ -7,6 +7,7 @@ fn image(id: &str, parent: Option<&str>) -> ImageRecord {
         key: name.to_owned(),
         size: 1,
         etag: ETag::new("e"),
+        version: None,
         seal: None,
     };
     ImageRecord {
