@@ -20,7 +20,7 @@ const NEEDLES: [&str; 5] = [
     "greeting",
     "PersistentVolumeClaim",
     "managed-by",
-    "\"files\"",
+    "accessModes",
 ];
 
 async fn key_secret(cluster: &Cluster, namespace: &str, name: &str, data: Value) -> Result<()> {

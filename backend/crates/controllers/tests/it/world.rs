@@ -147,7 +147,7 @@ impl World {
     }
 
     pub(crate) async fn plan(&self, name: &str, more: Value) {
-        let mut spec = json!({"backupConfig": {"target": {"name": "t"}}});
+        let mut spec = json!({"backupConfig": {"target": {"name": "t"}}, "storeSecretsUnencrypted": true});
         spec.as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
