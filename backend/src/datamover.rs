@@ -219,6 +219,8 @@ fn patch_of(report: &MoverReport) -> serde_json::Result<Value> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_mover::Damage;
+
     use super::*;
 
     #[test]
@@ -252,6 +254,7 @@ mod tests {
     fn a_stopped_pod_may_be_tried_again_and_damage_may_not() {
         assert!(outcome_of(&Err(MoverError::Cancelled)).retryable);
         let damaged = MoverError::Damaged {
+            damage: Damage::Altered,
             key: "k".into(),
             what: "short".into(),
         };

@@ -26,6 +26,7 @@ use crate::{
     job::{check_chain, cluster_size, shard_sizes},
     limits,
     remote::Remote,
+    threads::join,
 };
 
 /// Longest time spent on removing what a failed or cancelled backup had begun.
@@ -89,11 +90,6 @@ async fn run(
     remote.check_bound(&job.parents).await?;
     let (remote, job, progress, ledger) = (remote.clone(), job.clone(), progress.clone(), ledger.clone());
     join(spawn_blocking(move || store(&remote, &job, &device, cluster_size, &progress, &ledger)).await)
-}
-
-/// What a thread came to; a panic of it is a defect.
-fn join<T>(joined: Result<Result<T, MoverError>, tokio::task::JoinError>) -> Result<T, MoverError> {
-    joined.unwrap_or_else(|error| Err(MoverError::Internal(format!("a thread ended early: {error}"))))
 }
 
 fn check_parents(job: &BackupJob, device: &Device) -> Result<(), MoverError> {
@@ -213,7 +209,7 @@ pub(crate) fn open_indexes(
     let mut indexes = Vec::new();
     for image in chain {
         let shard = &image.shards[number.0 as usize];
-        keys.push(remote.index_key(image, shard));
+        keys.push(remote.key(&shard.index));
         indexes.push(remote.open_index(image, shard)?);
     }
     let index = MergedIndex::new(indexes).map_err(|error| MoverError::chain(&keys, &error))?;

@@ -1,12 +1,15 @@
 //! What a mover is told, and what it tells at the end. The operator writes a [`Job`] into the Secret that the mover's
 //! pod mounts.
+mod verify;
+
 use std::{path::PathBuf, time::Duration};
 
 use holdfast_qcow2::ClusterSize;
 use holdfast_seal::KeyId;
-use holdfast_target::layout::{ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome};
+use holdfast_target::layout::{FileStem, ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome};
 use serde::{Deserialize, Serialize};
 
+pub use self::verify::{Problem, VerifyJob, VerifyPosition, VerifyReport, VerifyScope};
 use crate::MoverError;
 
 /// Store one volume.
@@ -124,28 +127,28 @@ pub(crate) fn check_chain(chain: &[ImageRecord]) -> Result<ClusterSize, MoverErr
                 "image {id} has another size than the newest of its chain"
             ));
         }
-        let sizes = record
-            .shards
-            .iter()
-            .enumerate()
-            .map(|(n, shard)| (n as u32 == shard.shard.0, shard.virtual_size));
-        if !sizes.eq(shard_sizes(record.virtual_size).map(|size| (true, size))) {
-            return invalid(format!(
-                "the shards of image {id} do not make up its {} bytes",
-                record.virtual_size
-            ));
-        }
-        for shard in &record.shards {
-            let expected = (id.file_name(shard.shard), id.index_name(shard.shard));
-            if (&shard.image.key, &shard.index.key) != (&expected.0, &expected.1) {
-                return invalid(format!(
-                    "shard {} of image {id} names files of another image",
-                    shard.shard
-                ));
-            }
-        }
+        check_files(record)?;
     }
     cluster_size(newest.cluster_size)
+}
+
+/// Checks that the shards of a record make up its volume, and that they name files of this image.
+pub(crate) fn check_files(record: &ImageRecord) -> Result<FileStem, MoverError> {
+    let id = &record.id;
+    let sizes = record
+        .shards
+        .iter()
+        .enumerate()
+        .map(|(n, shard)| (n as u32 == shard.shard.0, shard.virtual_size));
+    if !sizes.eq(shard_sizes(record.virtual_size).map(|size| (true, size))) {
+        return Err(MoverError::Job(format!(
+            "the shards of image {id} do not make up its {} bytes",
+            record.virtual_size
+        )));
+    }
+    record
+        .stem()
+        .ok_or_else(|| MoverError::Job(format!("image {id} names files of another image")))
 }
 
 /// A cluster size that chains may have.

@@ -11,7 +11,7 @@ use holdfast_qcow2::{
     ImageWriter, IndexSpec, IndexWriter, Payload, SpanIndex, cluster_hash, codec::DEFAULT_LEVEL, is_zero,
 };
 use holdfast_seal::DataKey;
-use holdfast_target::layout::{Digest, ImageId, ObjectRecord, ShardNumber, ShardRecord};
+use holdfast_target::layout::{Digest, FileStem, ImageId, ObjectRecord, ShardNumber, ShardRecord};
 
 use super::{
     Ledger, Parents,
@@ -337,12 +337,13 @@ impl Files {
                 "written and stored sizes differ: {sizes:?}"
             )));
         }
+        let files = FileStem::from(shard.image);
         Ok(ShardRecord {
             shard: shard.number,
             virtual_size: shard.size,
-            image: record(shard.image.file_name(shard.number), image_object),
+            image: record(files.image_name(shard.number), image_object),
             tables: Digest(image.summary.tables.0),
-            index: record(shard.image.index_name(shard.number), index_object),
+            index: record(files.index_name(shard.number), index_object),
             index_digest: Digest(index.digest.0),
         })
     }

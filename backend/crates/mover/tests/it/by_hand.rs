@@ -48,8 +48,10 @@ async fn download_listed(target: &dyn Target, location: &Location, folder: &Path
         .args(["-euo", "pipefail", "-c", &block("bash")])
         .current_dir(folder));
     std::fs::remove_file(beside).unwrap();
-    for key in listed.lines().chain([commit.as_str()]) {
-        save(&key.parse().unwrap(), &folder.join(key)).await;
+    save(&commit, &folder.join(commit.as_str())).await;
+    for line in listed.lines() {
+        let (key, path) = line.split_once(' ').unwrap();
+        save(&key.parse().unwrap(), &folder.join(path)).await;
     }
 }
 

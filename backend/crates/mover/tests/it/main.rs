@@ -8,3 +8,4 @@ mod memory;
 mod round_trip;
 mod sealed;
 mod support;
+mod verify;
