@@ -143,7 +143,10 @@ fn reason_of(error: &MoverError) -> String {
         MoverError::Device { .. } => reasons::TRANSFER_FAILED,
         MoverError::Cancelled => reasons::CANCELED,
         // The operator gives a job its keys, so that one is missing is our mistake.
-        MoverError::NoKey { .. } | MoverError::Job(_) | MoverError::Internal(_) => reasons::INTERNAL,
+        MoverError::NoKey { .. }
+        | MoverError::CannotMerge(_)
+        | MoverError::Job(_)
+        | MoverError::Internal(_) => reasons::INTERNAL,
     };
     reason.to_owned()
 }

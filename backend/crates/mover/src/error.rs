@@ -58,6 +58,9 @@ pub enum MoverError {
     /// The chain does not fit this volume: a full backup is needed, an incremental one is impossible.
     #[error("the chain cannot be continued ({0}); a full backup is needed")]
     NeedsFull(String),
+    /// No image can be made of this run.
+    #[error("the images cannot be merged: {0}")]
+    CannotMerge(String),
     /// The device cannot hold the image. Nothing was written.
     #[error("{} has {found} bytes, the image needs {needed}; nothing was written", device.display())]
     DeviceTooSmall {
@@ -99,6 +102,7 @@ impl MoverError {
             Self::Damaged { .. } | Self::DamagedCluster { .. } => "Damaged".to_owned(),
             Self::NoKey { .. } => "KeyMissing".to_owned(),
             Self::NeedsFull(_) => "NeedsFull".to_owned(),
+            Self::CannotMerge(_) => "CannotMerge".to_owned(),
             Self::DeviceTooSmall { .. } => "DeviceTooSmall".to_owned(),
             Self::Device { .. } => "DeviceFailed".to_owned(),
             Self::Job(_) => "InvalidJob".to_owned(),
@@ -192,7 +196,8 @@ impl MoverError {
         }
     }
 
-    fn from_io(key: impl std::fmt::Display, source: std::io::Error) -> Self {
+    /// A failed read of the object `key` through [`crate::remote`].
+    pub(crate) fn from_io(key: impl std::fmt::Display, source: std::io::Error) -> Self {
         // What a read of ours answers when its token is cancelled.
         if source.kind() == std::io::ErrorKind::Interrupted {
             return Self::Cancelled;

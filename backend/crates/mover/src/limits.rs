@@ -26,6 +26,10 @@ pub const FETCHES: usize = 8;
 pub const RANGES: usize = 8;
 /// Bytes of an image that nobody needs, but that are read along to make one request of two.
 pub const GAP: u64 = 64 << 10;
+/// Copies of a merge that the store is making.
+pub const COPIES: usize = 8;
+/// Parts of a merged image that are read or sent.
+pub const MERGE_BUFFERS: usize = 3;
 /// Most worker threads; more than this outruns every network.
 pub const WORKERS: usize = 8;
 

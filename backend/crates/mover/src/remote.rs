@@ -8,10 +8,10 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_qcow2::{Image, Index, ReadAt};
-use holdfast_seal::{KeyRing, OpenError, Unlocked};
+use holdfast_seal::{DataKey, KeyId, KeyRing, OpenError, Unlocked};
 use holdfast_target::{
     Key, Pin, Target, TargetError,
-    layout::{Digest, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
+    layout::{Digest, ImageId, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,19 @@ impl Remote {
                 outcome = call => outcome.map_err(WaitError::Target),
             }
         })
+    }
+
+    /// The key under which files of an image are sealed, where a job says so.
+    pub(crate) fn write_key(
+        &self,
+        seal: Option<&KeyId>,
+        image: &ImageId,
+    ) -> Result<Option<&DataKey>, MoverError> {
+        let Some(id) = seal else {
+            return Ok(None);
+        };
+        let key = self.keys.get(id).map(Some);
+        key.ok_or_else(|| MoverError::sealed(image, OpenError::NoKey(id.clone())))
     }
 
     /// How an object is read, which may be sealed.
