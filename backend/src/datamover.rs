@@ -143,7 +143,10 @@ fn reason_of(error: &MoverError) -> String {
         MoverError::Device { .. } => reasons::TRANSFER_FAILED,
         MoverError::Cancelled => reasons::CANCELED,
         // The operator gives a job its keys, so that one is missing is our mistake.
-        MoverError::NoKey { .. } | MoverError::Job(_) | MoverError::Internal(_) => reasons::INTERNAL,
+        MoverError::NoKey { .. }
+        | MoverError::CannotMerge(_)
+        | MoverError::Job(_)
+        | MoverError::Internal(_) => reasons::INTERNAL,
     };
     reason.to_owned()
 }
@@ -219,6 +222,8 @@ fn patch_of(report: &MoverReport) -> serde_json::Result<Value> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_mover::Damage;
+
     use super::*;
 
     #[test]
@@ -252,6 +257,7 @@ mod tests {
     fn a_stopped_pod_may_be_tried_again_and_damage_may_not() {
         assert!(outcome_of(&Err(MoverError::Cancelled)).retryable);
         let damaged = MoverError::Damaged {
+            damage: Damage::Altered,
             key: "k".into(),
             what: "short".into(),
         };

@@ -2,20 +2,16 @@
 
 mod pipeline;
 mod plan;
-mod upload;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use holdfast_qcow2::{ClusterSize, MergedIndex};
-use holdfast_seal::{DataKey, KeyRing, OpenError};
+use holdfast_seal::KeyRing;
 use holdfast_target::{
-    Key, Prefix, Target, Upload,
-    layout::{ImageKind, ImageRecord, ShardNumber, ShardRecord},
+    Key, Target,
+    layout::{FileStem, ImageKind, ImageRecord, ShardNumber, ShardRecord},
 };
-use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
+use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use self::pipeline::ShardBackup;
@@ -24,12 +20,11 @@ use crate::{
     buffer::Pool,
     device::Device,
     job::{check_chain, cluster_size, shard_sizes},
+    ledger::Ledger,
     limits,
     remote::Remote,
+    threads::join,
 };
-
-/// Longest time spent on removing what a failed or cancelled backup had begun.
-const CLEAN_UP: Duration = Duration::from_secs(30);
 
 /// Stores the device of `job` as one image and returns its record, which is what commits it.
 ///
@@ -68,7 +63,9 @@ pub async fn backup(
     };
     if outcome.is_err() {
         inner.cancel();
-        clean_up(&remote, job, &ledger).await;
+        ledger
+            .take_back(&remote, &format!("{}-s", FileStem::from(&job.image)))
+            .await;
     }
     outcome
 }
@@ -84,16 +81,11 @@ async fn run(
     let device = join(spawn_blocking(move || Device::open(&path)).await)?;
     progress.total(device.size());
     check_parents(job, &device)?;
-    write_key(remote, job)?;
+    remote.write_key(job.seal.as_ref(), &job.image)?;
     remote.check_keys(&job.parents)?;
     remote.check_bound(&job.parents).await?;
     let (remote, job, progress, ledger) = (remote.clone(), job.clone(), progress.clone(), ledger.clone());
     join(spawn_blocking(move || store(&remote, &job, &device, cluster_size, &progress, &ledger)).await)
-}
-
-/// What a thread came to; a panic of it is a defect.
-fn join<T>(joined: Result<Result<T, MoverError>, tokio::task::JoinError>) -> Result<T, MoverError> {
-    joined.unwrap_or_else(|error| Err(MoverError::Internal(format!("a thread ended early: {error}"))))
 }
 
 fn check_parents(job: &BackupJob, device: &Device) -> Result<(), MoverError> {
@@ -122,16 +114,6 @@ fn check_parents(job: &BackupJob, device: &Device) -> Result<(), MoverError> {
     Ok(())
 }
 
-/// The key under which the job seals, where it says so.
-fn write_key<'a>(remote: &'a Remote, job: &BackupJob) -> Result<Option<&'a DataKey>, MoverError> {
-    let Some(id) = &job.seal else {
-        return Ok(None);
-    };
-    let key = remote.keys.get(id);
-    key.map(Some)
-        .ok_or_else(|| MoverError::sealed(&job.image, OpenError::NoKey(id.clone())))
-}
-
 /// Stores shard after shard. Blocks.
 fn store(
     remote: &Remote,
@@ -143,7 +125,7 @@ fn store(
 ) -> Result<ImageRecord, MoverError> {
     let image_parts = Pool::new(limits::IMAGE_PART, limits::IMAGE_BUFFERS);
     let index_parts = Pool::new(limits::INDEX_PART, limits::INDEX_BUFFERS);
-    let seal = write_key(remote, job)?;
+    let seal = remote.write_key(job.seal.as_ref(), &job.image)?;
     let mut shards: Vec<ShardRecord> = Vec::new();
     let mut offset = 0;
     for (number, size) in (0..).map(ShardNumber).zip(shard_sizes(device.size())) {
@@ -213,73 +195,9 @@ pub(crate) fn open_indexes(
     let mut indexes = Vec::new();
     for image in chain {
         let shard = &image.shards[number.0 as usize];
-        keys.push(remote.index_key(image, shard));
+        keys.push(remote.key(&shard.index));
         indexes.push(remote.open_index(image, shard)?);
     }
     let index = MergedIndex::new(indexes).map_err(|error| MoverError::chain(&keys, &error))?;
     Ok(Parents { keys, index })
-}
-
-/// What a backup has begun on the target, so that it can be taken back.
-#[derive(Debug, Default)]
-struct Ledger(Mutex<Entries>);
-
-#[derive(Debug, Default)]
-struct Entries {
-    uploads: Vec<Upload>,
-    keys: Vec<Key>,
-}
-
-impl Ledger {
-    fn with<T>(&self, change: impl FnOnce(&mut Entries) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn begun(&self, upload: &Upload) {
-        self.with(|entries| entries.uploads.push(upload.clone()));
-    }
-
-    /// The object may exist from now on.
-    fn creating(&self, key: &Key) {
-        self.with(|entries| entries.keys.push(key.clone()));
-    }
-
-    fn not_ours(&self, key: &Key) {
-        self.with(|entries| entries.keys.retain(|ours| ours != key));
-    }
-}
-
-/// Takes back what was begun. What cannot be reached now is left to the sweeper, which tells it by the attempt in its
-/// name.
-async fn clean_up(remote: &Remote, job: &BackupJob, ledger: &Ledger) {
-    let (mut uploads, keys) = ledger.with(|entries| (entries.uploads.clone(), entries.keys.clone()));
-    let target = &remote.target;
-    let work = async {
-        let prefix = format!("{}{}-s", job.home.prefix(), job.image).parse::<Prefix>();
-        // A part that was on the wire may bring an aborted upload back, so it is looked for again.
-        for _ in 0..3 {
-            for upload in &uploads {
-                target.abort_upload(upload).await?;
-            }
-            // An upload that was begun while its answer was lost is in no ledger.
-            let Ok(prefix) = &prefix else { break };
-            uploads = target
-                .list_uploads(prefix)
-                .await?
-                .into_iter()
-                .map(|open| open.upload)
-                .collect();
-            if uploads.is_empty() {
-                break;
-            }
-        }
-        target.delete(&keys).await
-    };
-    match timeout(CLEAN_UP, work).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(image = %job.image, %error, "backup: leftovers stay on the target"),
-        Err(_) => {
-            tracing::warn!(image = %job.image, "backup: leftovers stay on the target, it does not answer")
-        }
-    }
 }

@@ -4,6 +4,20 @@ use std::path::PathBuf;
 use holdfast_qcow2::{ChainError, ClusterIndex, CodecError, IndexError, MemberError, ReadError, WriteError};
 use holdfast_seal::OpenError;
 use holdfast_target::{ErrorKind, TargetError};
+use serde::{Deserialize, Serialize};
+
+/// How an object is not what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Damage {
+    /// It is not there.
+    Missing,
+    /// It has fewer bytes than were written.
+    Truncated,
+    /// It is there, but it is not the object that was written, or not all its bytes are.
+    Altered,
+    /// It is what was written, but does not fit to what it belongs to.
+    Unfitting,
+}
 
 /// Why a volume was not moved.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +28,8 @@ pub enum MoverError {
     /// What lies on the target is not what was written there.
     #[error("{key} is damaged: {what}")]
     Damaged {
+        /// In which way.
+        damage: Damage,
         /// Key of the object.
         key: String,
         /// What is wrong with it.
@@ -42,6 +58,9 @@ pub enum MoverError {
     /// The chain does not fit this volume: a full backup is needed, an incremental one is impossible.
     #[error("the chain cannot be continued ({0}); a full backup is needed")]
     NeedsFull(String),
+    /// No image can be made of this run.
+    #[error("the images cannot be merged: {0}")]
+    CannotMerge(String),
     /// The device cannot hold the image. Nothing was written.
     #[error("{} has {found} bytes, the image needs {needed}; nothing was written", device.display())]
     DeviceTooSmall {
@@ -83,6 +102,7 @@ impl MoverError {
             Self::Damaged { .. } | Self::DamagedCluster { .. } => "Damaged".to_owned(),
             Self::NoKey { .. } => "KeyMissing".to_owned(),
             Self::NeedsFull(_) => "NeedsFull".to_owned(),
+            Self::CannotMerge(_) => "CannotMerge".to_owned(),
             Self::DeviceTooSmall { .. } => "DeviceTooSmall".to_owned(),
             Self::Device { .. } => "DeviceFailed".to_owned(),
             Self::Job(_) => "InvalidJob".to_owned(),
@@ -100,8 +120,14 @@ impl MoverError {
         }
     }
 
+    /// An object whose bytes are not those that were written.
     pub(crate) fn damaged(key: impl std::fmt::Display, what: impl Into<String>) -> Self {
+        Self::damaged_by(Damage::Altered, key, what)
+    }
+
+    pub(crate) fn damaged_by(damage: Damage, key: impl std::fmt::Display, what: impl Into<String>) -> Self {
         Self::Damaged {
+            damage,
             key: key.to_string(),
             what: what.into(),
         }
@@ -110,7 +136,7 @@ impl MoverError {
     /// A failed read of an object that is bound by size and entity tag: a change of either means damage.
     pub(crate) fn bound(key: impl std::fmt::Display, error: TargetError) -> Self {
         match error.kind() {
-            ErrorKind::NotFound => Self::damaged(key, "it is missing"),
+            ErrorKind::NotFound => Self::damaged_by(Damage::Missing, key, "it is missing"),
             ErrorKind::Changed => Self::damaged(
                 key,
                 format!("it is not the object that was written: {}", error.why()),
@@ -165,12 +191,13 @@ impl MoverError {
             | ChainError::Order { member, .. } => member,
         };
         match keys.get(member) {
-            Some(key) => Self::damaged(key, error.to_string()),
+            Some(key) => Self::damaged_by(Damage::Unfitting, key, error.to_string()),
             None => Self::Job(error.to_string()),
         }
     }
 
-    fn from_io(key: impl std::fmt::Display, source: std::io::Error) -> Self {
+    /// A failed read of the object `key` through [`crate::remote`].
+    pub(crate) fn from_io(key: impl std::fmt::Display, source: std::io::Error) -> Self {
         // What a read of ours answers when its token is cancelled.
         if source.kind() == std::io::ErrorKind::Interrupted {
             return Self::Cancelled;

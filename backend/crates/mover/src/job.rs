@@ -1,12 +1,17 @@
 //! What a mover is told, and what it tells at the end. The operator writes a [`Job`] into the Secret that the mover's
 //! pod mounts.
+mod merge;
+mod verify;
+
 use std::{path::PathBuf, time::Duration};
 
 use holdfast_qcow2::ClusterSize;
 use holdfast_seal::KeyId;
-use holdfast_target::layout::{ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome};
+use holdfast_target::layout::{FileStem, ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome};
 use serde::{Deserialize, Serialize};
 
+pub use self::merge::MergeJob;
+pub use self::verify::{Problem, VerifyJob, VerifyPosition, VerifyReport, VerifyScope};
 use crate::MoverError;
 
 /// Store one volume.
@@ -109,14 +114,30 @@ pub(crate) fn shard_sizes(virtual_size: u64) -> impl ExactSizeIterator<Item = u6
 
 /// Checks that records describe one chain of one volume, newest first, and returns its cluster size.
 pub(crate) fn check_chain(chain: &[ImageRecord]) -> Result<ClusterSize, MoverError> {
+    let cluster_size = check_run(chain)?;
+    match chain.last() {
+        Some(ImageRecord {
+            id, parent: Some(_), ..
+        }) => Err(MoverError::Job(format!(
+            "image {id} is not followed by what it lies upon"
+        ))),
+        _ => Ok(cluster_size),
+    }
+}
+
+/// The same for neighbours in a chain, the oldest of which may lie upon another image.
+pub(crate) fn check_run(run: &[ImageRecord]) -> Result<ClusterSize, MoverError> {
     let invalid = |why: String| Err(MoverError::Job(why));
-    let Some(newest) = chain.first() else {
+    let Some(newest) = run.first() else {
         return invalid("the chain is empty".to_owned());
     };
-    for (position, record) in chain.iter().enumerate() {
-        let parent = chain.get(position + 1).map(|parent| &parent.id);
+    for (position, record) in run.iter().enumerate() {
         let id = &record.id;
-        if record.parent.as_ref() != parent || (record.kind == ImageKind::Full) != parent.is_none() {
+        let follows = match run.get(position + 1) {
+            Some(parent) => record.parent.as_ref() == Some(&parent.id),
+            None => true,
+        };
+        if !follows || (record.kind == ImageKind::Full) != record.parent.is_none() {
             return invalid(format!("image {id} is not followed by what it lies upon"));
         }
         if (record.virtual_size, record.cluster_size) != (newest.virtual_size, newest.cluster_size) {
@@ -124,28 +145,28 @@ pub(crate) fn check_chain(chain: &[ImageRecord]) -> Result<ClusterSize, MoverErr
                 "image {id} has another size than the newest of its chain"
             ));
         }
-        let sizes = record
-            .shards
-            .iter()
-            .enumerate()
-            .map(|(n, shard)| (n as u32 == shard.shard.0, shard.virtual_size));
-        if !sizes.eq(shard_sizes(record.virtual_size).map(|size| (true, size))) {
-            return invalid(format!(
-                "the shards of image {id} do not make up its {} bytes",
-                record.virtual_size
-            ));
-        }
-        for shard in &record.shards {
-            let expected = (id.file_name(shard.shard), id.index_name(shard.shard));
-            if (&shard.image.key, &shard.index.key) != (&expected.0, &expected.1) {
-                return invalid(format!(
-                    "shard {} of image {id} names files of another image",
-                    shard.shard
-                ));
-            }
-        }
+        check_files(record)?;
     }
     cluster_size(newest.cluster_size)
+}
+
+/// Checks that the shards of a record make up its volume, and that they name files of this image.
+pub(crate) fn check_files(record: &ImageRecord) -> Result<FileStem, MoverError> {
+    let id = &record.id;
+    let sizes = record
+        .shards
+        .iter()
+        .enumerate()
+        .map(|(n, shard)| (n as u32 == shard.shard.0, shard.virtual_size));
+    if !sizes.eq(shard_sizes(record.virtual_size).map(|size| (true, size))) {
+        return Err(MoverError::Job(format!(
+            "the shards of image {id} do not make up its {} bytes",
+            record.virtual_size
+        )));
+    }
+    record
+        .stem()
+        .ok_or_else(|| MoverError::Job(format!("image {id} names files of another image")))
 }
 
 /// A cluster size that chains may have.

@@ -16,12 +16,20 @@ pub const INDEX_PART: usize = 8 << 20;
 pub const INDEX_BUFFERS: usize = 2;
 /// Bytes of the volume restored as one piece: fetched together, written together.
 pub const BATCH: u64 = 2 << 20;
-/// Pieces of a restore that are being fetched.
+/// Most clusters of an image that a verification fetches together.
+pub const BATCH_CLUSTERS: usize = 128;
+/// Most problems that a verification names.
+pub const PROBLEMS: usize = 1000;
+/// Pieces of a restore or of a verification that are being fetched.
 pub const FETCHES: usize = 8;
-/// Requests under way for one piece.
+/// Requests under way for one piece, or to look which objects are there.
 pub const RANGES: usize = 8;
 /// Bytes of an image that nobody needs, but that are read along to make one request of two.
 pub const GAP: u64 = 64 << 10;
+/// Copies of a merge that the store is making.
+pub const COPIES: usize = 8;
+/// Parts of a merged image that are read or sent.
+pub const MERGE_BUFFERS: usize = 3;
 /// Most worker threads; more than this outruns every network.
 pub const WORKERS: usize = 8;
 

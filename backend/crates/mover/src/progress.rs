@@ -16,9 +16,9 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProgressSnapshot {
-    /// Bytes of the volume; 0 until its size is known.
+    /// Bytes of the volume, in a verification bytes of all objects; 0 until they are known.
     pub bytes_total: u64,
-    /// Bytes of the volume dealt with, empty ones included.
+    /// Bytes of these dealt with, empty ones included.
     pub bytes_done: u64,
     /// Bytes moved to or from the target.
     pub bytes_transferred: u64,

@@ -8,18 +8,20 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_qcow2::{Image, Index, ReadAt};
-use holdfast_seal::{KeyRing, OpenError, Unlocked};
+use holdfast_seal::{DataKey, KeyId, KeyRing, OpenError, Unlocked};
 use holdfast_target::{
     Key, Pin, Target, TargetError,
-    layout::{Digest, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
+    layout::{Digest, ImageId, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::MoverError;
+use crate::{Damage, MoverError, limits};
 
 /// Small reads fetch this much, so that opening a file takes one request, or two.
 const WINDOW: u64 = 128 << 10;
+/// Behind the first window, reads of so many bytes fetch just what they ask for: tables lie apart from each other.
+const TABLE: u64 = 16 << 10;
 
 /// What reading from the target needs.
 #[derive(Clone, Debug)]
@@ -33,13 +35,10 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Key of a file of this home; records were checked to name files that keys can hold.
-    pub(crate) fn image_key(&self, image: &ImageRecord, shard: &ShardRecord) -> Key {
-        self.home.image_key(&image.id, shard.shard)
-    }
-
-    pub(crate) fn index_key(&self, image: &ImageRecord, shard: &ShardRecord) -> Key {
-        self.home.index_key(&image.id, shard.shard)
+    /// Key of a file of this home.
+    pub(crate) fn key(&self, record: &ObjectRecord) -> Key {
+        let key = self.home.file_key(&record.key);
+        key.expect("the files in records were checked to be those of an image")
     }
 
     /// Waits for the network on a thread that may block; stops at once when cancelled.
@@ -50,6 +49,19 @@ impl Remote {
                 outcome = call => outcome.map_err(WaitError::Target),
             }
         })
+    }
+
+    /// The key under which files of an image are sealed, where a job says so.
+    pub(crate) fn write_key(
+        &self,
+        seal: Option<&KeyId>,
+        image: &ImageId,
+    ) -> Result<Option<&DataKey>, MoverError> {
+        let Some(id) = seal else {
+            return Ok(None);
+        };
+        let key = self.keys.get(id).map(Some);
+        key.ok_or_else(|| MoverError::sealed(image, OpenError::NoKey(id.clone())))
     }
 
     /// How an object is read, which may be sealed.
@@ -68,7 +80,7 @@ impl Remote {
             layout.sealed_len(),
             record.size
         );
-        Err(MoverError::damaged(key, what))
+        Err(MoverError::damaged_by(Damage::Unfitting, key, what))
     }
 
     fn file(&self, key: Key, record: &ObjectRecord) -> Result<RemoteFile, MoverError> {
@@ -88,7 +100,7 @@ impl Remote {
         image: &ImageRecord,
         shard: &ShardRecord,
     ) -> Result<Index<RemoteFile>, MoverError> {
-        let key = self.index_key(image, shard);
+        let key = self.key(&shard.index);
         let index = Index::open(self.file(key.clone(), &shard.index)?)
             .map_err(|error| MoverError::index(&key, error))?;
         let spec = index.spec();
@@ -114,7 +126,7 @@ impl Remote {
         image: &ImageRecord,
         shard: &ShardRecord,
     ) -> Result<Image<RemoteFile>, MoverError> {
-        let key = self.image_key(image, shard);
+        let key = self.key(&shard.image);
         let opened = Image::open(self.file(key.clone(), &shard.image)?)
             .map_err(|error| MoverError::image(&key, error))?;
         let geometry = opened.geometry();
@@ -125,54 +137,57 @@ impl Remote {
         Ok(opened)
     }
 
-    /// Checks that the keys of every object of a chain are at hand.
-    pub(crate) fn check_keys(&self, chain: &[ImageRecord]) -> Result<(), MoverError> {
-        for image in chain {
-            for shard in &image.shards {
-                self.unlock(&self.image_key(image, shard), &shard.image)?;
-                self.unlock(&self.index_key(image, shard), &shard.index)?;
-            }
+    /// Checks that the keys of every object of these images are at hand.
+    pub(crate) fn check_keys(&self, images: &[ImageRecord]) -> Result<(), MoverError> {
+        for object in objects(images) {
+            self.unlock(&self.key(object), object)?;
         }
         Ok(())
     }
 
-    /// Checks that every object of a chain is there with the size and entity tag that were recorded.
-    pub(crate) async fn check_bound(&self, chain: &[ImageRecord]) -> Result<(), MoverError> {
-        let objects = chain.iter().flat_map(|image| {
-            image.shards.iter().flat_map(move |shard| {
-                [
-                    (self.image_key(image, shard), &shard.image),
-                    (self.index_key(image, shard), &shard.index),
-                ]
-            })
-        });
-        let check = async |(key, record): (Key, &ObjectRecord)| {
-            let found = self
-                .target
-                .head(&key)
-                .await
-                .map_err(|error| MoverError::bound(&key, error))?;
-            if (found.size, &found.etag) == (record.size, &record.etag) {
-                return Ok(());
-            }
-            let what = format!(
-                "it has {} bytes and ETag {}, recorded are {} and {}",
-                found.size,
-                found.etag.as_str(),
-                record.size,
-                record.etag.as_str()
-            );
-            Err(MoverError::damaged(&key, what))
-        };
+    /// Checks that every object of these images is there with the size and entity tag that were recorded.
+    pub(crate) async fn check_bound(&self, images: &[ImageRecord]) -> Result<(), MoverError> {
         // Boxed one by one: the compiler cannot see that a stream of borrowing closures is Send.
-        let checks: Vec<futures::future::BoxFuture<'_, _>> =
-            objects.map(|object| Box::pin(check(object)) as _).collect();
-        let checks = stream::iter(checks).buffer_unordered(8).try_collect::<()>();
+        let checks: Vec<futures::future::BoxFuture<'_, _>> = objects(images)
+            .map(|object| Box::pin(self.is_bound(object)) as _)
+            .collect();
+        let checks = stream::iter(checks)
+            .buffer_unordered(limits::RANGES)
+            .try_collect::<()>();
         tokio::select! {
             () = self.cancel.cancelled() => Err(MoverError::Cancelled),
             outcome = checks => outcome,
         }
     }
+
+    /// Checks that an object is there with the size and entity tag that were recorded.
+    pub(crate) async fn is_bound(&self, record: &ObjectRecord) -> Result<(), MoverError> {
+        let key = self.key(record);
+        let found = self.target.head(&key).await;
+        let found = found.map_err(|error| MoverError::bound(&key, error))?;
+        if (found.size, &found.etag) == (record.size, &record.etag) {
+            return Ok(());
+        }
+        let what = format!(
+            "it has {} bytes and ETag {}, recorded are {} and {}",
+            found.size,
+            found.etag.as_str(),
+            record.size,
+            record.etag.as_str()
+        );
+        let damage = if found.size < record.size {
+            Damage::Truncated
+        } else {
+            Damage::Altered
+        };
+        Err(MoverError::damaged_by(damage, &key, what))
+    }
+}
+
+/// Every object of these images.
+fn objects(images: &[ImageRecord]) -> impl Iterator<Item = &ObjectRecord> {
+    let shards = images.iter().flat_map(|image| &image.shards);
+    shards.flat_map(|shard| [&shard.image, &shard.index])
 }
 
 /// How the bytes of an object become those of its file: as they are, or opened with its keys.
@@ -265,7 +280,7 @@ impl ReadAt for RemoteFile {
             .checked_add(len)
             .filter(|end| *end <= self.size())
             .ok_or(io::ErrorKind::UnexpectedEof)?;
-        if len > WINDOW / 2 {
+        if len > WINDOW / 2 || len >= TABLE && offset >= WINDOW {
             buf.copy_from_slice(&self.fetch(offset, end)?);
             return Ok(());
         }

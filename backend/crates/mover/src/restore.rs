@@ -27,6 +27,7 @@ use crate::{
     job::{Zeroing, check_chain, cluster_size},
     limits,
     remote::Remote,
+    threads::{join, join_all},
 };
 
 /// Writes the newest image of the chain of `job` to its device, every cluster of it.
@@ -121,11 +122,6 @@ async fn run(
     })
 }
 
-/// What a thread came to; a panic of it is a defect.
-fn join<T>(joined: Result<Result<T, MoverError>, tokio::task::JoinError>) -> Result<T, MoverError> {
-    joined.unwrap_or_else(|error| Err(MoverError::Internal(format!("a thread ended early: {error}"))))
-}
-
 /// One pass over the whole volume: plan → fetch (ahead, in order) → decompress, check and write.
 async fn pass(
     remote: &Remote,
@@ -166,20 +162,8 @@ async fn pass(
                 .map_err(Failure::Error)
         });
     }
-    let mut failure: Option<Failure> = None;
-    while let Some(ended) = threads.join_next().await {
-        let broken = |error| Failure::Error(MoverError::Internal(format!("a thread ended early: {error}")));
-        if let Err(failed) = ended.map_err(broken).flatten() {
-            // The first failure stops the others, all of which are waited for; theirs are only its echo.
-            stop.cancel();
-            if matches!(failure, None | Some(Failure::Error(MoverError::Cancelled))) {
-                failure = Some(failed);
-            }
-        }
-    }
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
+    let is_echo = |failure: &Failure| matches!(failure, Failure::Error(MoverError::Cancelled));
+    join_all(threads, &stop, is_echo).await?;
     Ok(writers.counters())
 }
 

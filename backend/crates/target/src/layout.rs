@@ -4,8 +4,8 @@
 //! ```text
 //! holdfast/points/<cluster>/<plan>/<backup>/objects-<attempt>.jsonl.zst   captured objects, one JSON document a line
 //! holdfast/points/<cluster>/<plan>/<backup>/backup.json                   commit object, written last, never again
-//! holdfast/volumes/<cluster>/<plan>/<claim>/<image>-s<shard>.qcow2        one image per shard of 128 GiB
-//! holdfast/volumes/<cluster>/<plan>/<claim>/<image>-s<shard>.index        its index
+//! holdfast/volumes/<cluster>/<plan>/<claim>/<files>-s<shard>.qcow2        one image per shard of 128 GiB
+//! holdfast/volumes/<cluster>/<plan>/<claim>/<files>-s<shard>.index        its index
 //! holdfast/volumes/<cluster>/<plan>/<claim>/chain-<generation>.json       which images there are; a new key each time
 //! holdfast/volumes/<cluster>/<plan>/<claim>/reader-<reader>-<n>.json      somebody reads images of this volume
 //! holdfast/keys/<cluster>/<plan>/<backup>/key-<generation>.age            wrapped data key of a backup
@@ -13,7 +13,8 @@
 //! holdfast/probe/<random>                                                 written, read and removed by the health probe
 //! ```
 //! `<cluster>`, `<plan>`, `<backup>`, `<claim>` are Kubernetes UIDs (`<cluster>` that of the namespace kube-system),
-//! `<image>` is `<backup>-a<attempt>`, `<generation>` a zero-padded decimal of ten digits.
+//! `<files>` is `<image>`, or `<image>-m<generation>` for those that were merged, `<image>` is `<backup>-a<attempt>`;
+//! `<generation>` in the name of a chain file is a zero-padded decimal of ten digits.
 
 mod documents;
 mod names;
@@ -24,8 +25,8 @@ pub use documents::{
     check_size, parse_document, print_document,
 };
 pub use names::{
-    Attempt, Digest, Generation, ImageId, Location, NameError, ShardNumber, Uid, VolumeHome, probe_key,
-    report_key,
+    Attempt, Digest, FileStem, Generation, ImageId, Location, NameError, ShardNumber, Uid, VolumeHome,
+    probe_key, report_key,
 };
 
 use crate::Prefix;

@@ -53,7 +53,7 @@ impl TryFrom<String> for Key {
         {
             Ok(Self(text))
         } else {
-            Err(InvalidKey(text.chars().take(128).collect()))
+            Err(InvalidKey::of(&text))
         }
     }
 }
@@ -74,6 +74,13 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a key below {ROOT}")]
 pub struct InvalidKey(String);
+
+impl InvalidKey {
+    /// Keeps as much of the text as an error may show.
+    pub(crate) fn of(text: &str) -> Self {
+        Self(text.chars().take(128).collect())
+    }
+}
 
 /// Beginning of keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,7 +116,7 @@ impl FromStr for Prefix {
         if text.starts_with(ROOT) && text.len() <= 1024 {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidKey(text.chars().take(128).collect()))
+            Err(InvalidKey::of(text))
         }
     }
 }

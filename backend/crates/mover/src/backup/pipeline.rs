@@ -8,22 +8,24 @@ use std::{
 
 use holdfast_qcow2::{
     ClusterIndex, ClusterSize, ClusterState, Compressor, EffectiveSpan, Geometry, ImageName, ImageSpec,
-    ImageWriter, IndexSpec, IndexWriter, Payload, SpanIndex, cluster_hash, codec::DEFAULT_LEVEL, is_zero,
+    ImageWriter, IndexSpec, IndexWriter, Payload, SpanIndex, WriteError, cluster_hash, codec::DEFAULT_LEVEL,
+    is_zero,
 };
-use holdfast_seal::DataKey;
-use holdfast_target::layout::{Digest, ImageId, ObjectRecord, ShardNumber, ShardRecord};
+use holdfast_seal::{DataKey, SEGMENT};
+use holdfast_target::layout::{Digest, FileStem, ImageId, ShardNumber, ShardRecord};
 
 use super::{
-    Ledger, Parents,
+    Parents,
     plan::{Piece, Planner},
-    upload::{ObjectUpload, Uploaded},
 };
 use crate::{
     MoverError, Progress,
     buffer::{AlignedBuffer, Pool},
     device::Device,
+    ledger::Ledger,
     limits,
     remote::Remote,
+    upload::ObjectUpload,
 };
 
 /// Everything that one shard's backup is made of.
@@ -272,7 +274,7 @@ impl Files {
             backing,
             min_head: 0,
         };
-        let image = ImageWriter::new(spec)?;
+        let image = image_writer(spec, shard.seal.is_some())?;
         let home = &shard.remote.home;
         let upload = |key, pool, head| {
             ObjectUpload::new(
@@ -337,23 +339,27 @@ impl Files {
                 "written and stored sizes differ: {sizes:?}"
             )));
         }
+        let files = FileStem::from(shard.image);
         Ok(ShardRecord {
             shard: shard.number,
             virtual_size: shard.size,
-            image: record(shard.image.file_name(shard.number), image_object),
+            image: image_object.record(files.image_name(shard.number)),
             tables: Digest(image.summary.tables.0),
-            index: record(shard.image.index_name(shard.number), index_object),
+            index: index_object.record(files.index_name(shard.number)),
             index_digest: Digest(index.digest.0),
         })
     }
 }
 
-fn record(key: String, object: Uploaded) -> ObjectRecord {
-    ObjectRecord {
-        key,
-        size: object.meta.size,
-        etag: object.meta.etag,
-        version: object.meta.version,
-        seal: object.seal,
+/// A writer for the image. The body of a sealed one begins with a segment, as all its clusters then do that begin on a
+/// multiple of one: merges copy from there.
+fn image_writer(mut spec: ImageSpec, sealed: bool) -> Result<ImageWriter, WriteError> {
+    loop {
+        let writer = ImageWriter::new(spec.clone())?;
+        let head = writer.head_size();
+        if !sealed || head.is_multiple_of(SEGMENT as u64) {
+            return Ok(writer);
+        }
+        spec.min_head = head.next_multiple_of(SEGMENT as u64);
     }
 }

@@ -1,12 +1,9 @@
 //! Decides, in device order, what every cluster is restored from.
 use std::{ops::Range, sync::Arc};
 
-use holdfast_qcow2::{
-    Chain, ClusterIndex, ClusterState, Compression, Digest, EffectiveSpan, Extent, Geometry, ResolvedSpan,
-    Source, SpanIndex,
-};
+use holdfast_qcow2::{Chain, ClusterIndex, ClusterState, EffectiveSpan, ResolvedSpan, Source, SpanIndex};
 use holdfast_target::{
-    Key, Pin,
+    Key,
     layout::{ImageRecord, ShardNumber},
 };
 use tokio::sync::mpsc;
@@ -14,49 +11,10 @@ use tokio::sync::mpsc;
 use crate::{
     MoverError,
     backup::{Parents, open_indexes},
+    content::{Content, Shard},
     limits,
-    remote::{Opening, Remote, RemoteFile},
+    remote::{Remote, RemoteFile},
 };
-
-/// The images of one shard, newest first.
-#[derive(Debug)]
-pub(super) struct Shard {
-    pub(super) keys: Vec<Key>,
-    pub(super) pins: Vec<Pin>,
-    /// How each image is read.
-    pub(super) openings: Vec<Opening>,
-    pub(super) compression: Vec<Compression>,
-    pub(super) geometry: Geometry,
-    /// Where the shard begins on the volume.
-    pub(super) offset: u64,
-}
-
-impl Shard {
-    /// Where a cluster begins on the volume.
-    pub(super) fn offset_of(&self, cluster: ClusterIndex) -> u64 {
-        self.offset + self.geometry.offset_of(cluster)
-    }
-
-    pub(super) fn damaged(&self, key: &Key, cluster: ClusterIndex, what: impl Into<String>) -> MoverError {
-        let (key, offset) = (key.to_string(), self.offset_of(cluster));
-        MoverError::DamagedCluster {
-            key,
-            cluster,
-            offset,
-            what: what.into(),
-        }
-    }
-}
-
-/// A cluster with content.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Content {
-    pub(super) cluster: ClusterIndex,
-    /// Position of the image in [`Shard::keys`].
-    pub(super) image: usize,
-    pub(super) extent: Extent,
-    pub(super) hash: Digest,
-}
 
 /// A piece of the volume that is restored together.
 #[derive(Debug)]
@@ -156,29 +114,17 @@ fn open_images(
     number: ShardNumber,
     offset: u64,
 ) -> Result<(Chain<RemoteFile>, Shard), MoverError> {
-    let (mut images, mut keys, mut pins, mut openings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut images = Vec::new();
+    let mut keys: Vec<Key> = Vec::new();
     for record in chain {
         let shard = &record.shards[number.0 as usize];
         images.push(remote.open_image(record, shard)?);
-        let key = remote.image_key(record, shard);
-        openings.push(remote.unlock(&key, &shard.image)?);
-        keys.push(key);
-        pins.push(shard.image.pin());
+        keys.push(remote.key(&shard.image));
     }
-    let compression = images.iter().map(|image| image.compression()).collect();
     let images = Chain::new(images).map_err(|error| MoverError::chain(&keys, &error))?;
-    let geometry = *images.geometry();
-    Ok((
-        images,
-        Shard {
-            keys,
-            pins,
-            openings,
-            compression,
-            geometry,
-            offset,
-        },
-    ))
+    let members = chain.iter().zip(images.images());
+    let shard = Shard::of(remote, members, *images.geometry(), number, offset)?;
+    Ok((images, shard))
 }
 
 /// Joins clusters to pieces and hands them on.

@@ -7,16 +7,13 @@ use std::{
     },
 };
 
-use holdfast_qcow2::{ClusterSize, Compression, Decompressor, cluster_hash};
+use holdfast_qcow2::{ClusterSize, Decompressor};
 use tokio::sync::mpsc;
 
-use super::{
-    fetch::{Stored, stored_bytes},
-    plan::{Content, Shard},
-};
 use crate::{
     MoverError, Progress,
     buffer::AlignedBuffer,
+    content::{Content, Shard, Stored, stored_bytes},
     device::{Device, PunchLied, Zeroer},
     job::Zeroing,
     limits,
@@ -156,37 +153,9 @@ fn restore_contents(
         let key = &shard.keys[content.image];
         let source = stored_bytes(stored, content)
             .ok_or_else(|| MoverError::Internal(format!("a fetched piece of {key} lacks a cluster")))?;
-        let restored = restore_cluster(
-            shard.compression[content.image],
-            content,
-            source,
-            decompressor,
-            raw,
-        );
-        restored.map_err(|what| shard.damaged(key, content.cluster, what))?;
+        let restored = shard.unpack(content, source, decompressor, raw);
+        restored.map_err(|wrong| shard.damaged(key, content.cluster, wrong.text()))?;
         bytes += usize::try_from(shard.geometry.bytes_of(content.cluster)).expect("a cluster is small");
     }
     Ok(bytes)
-}
-
-fn restore_cluster(
-    compression: Compression,
-    content: &Content,
-    stored: &[u8],
-    decompressor: &mut Decompressor,
-    raw: &mut [u8],
-) -> Result<(), String> {
-    if content.extent.compressed {
-        let unpacked = decompressor.decompress(compression, stored, raw);
-        unpacked.map_err(|error| format!("cannot be decompressed: {error}"))?;
-    } else if stored.len() == raw.len() {
-        raw.copy_from_slice(stored);
-    } else {
-        return Err("has another length than a cluster".to_owned());
-    }
-    if cluster_hash(raw) == content.hash {
-        Ok(())
-    } else {
-        Err("does not have the hash that its index holds".to_owned())
-    }
 }

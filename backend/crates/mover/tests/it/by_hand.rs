@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc};
 
 use bytes::Bytes;
+use holdfast_mover::{MergeJob, Progress, merge};
 use holdfast_target::{
     Key, Target,
     layout::{
@@ -11,6 +12,8 @@ use holdfast_target::{
     },
     testing::Gateway,
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
 
@@ -48,8 +51,10 @@ async fn download_listed(target: &dyn Target, location: &Location, folder: &Path
         .args(["-euo", "pipefail", "-c", &block("bash")])
         .current_dir(folder));
     std::fs::remove_file(beside).unwrap();
-    for key in listed.lines().chain([commit.as_str()]) {
-        save(&key.parse().unwrap(), &folder.join(key)).await;
+    save(&commit, &folder.join(commit.as_str())).await;
+    for line in listed.lines() {
+        let (key, path) = line.split_once(' ').unwrap();
+        save(&key.parse().unwrap(), &folder.join(path)).await;
     }
 }
 
@@ -128,7 +133,7 @@ async fn commit(target: &dyn Target, chain: Vec<ImageRecord>) -> Location {
     location
 }
 
-/// Full and incremental of a volume of this size, then the chapter's script on plain downloads.
+/// Full and incrementals of a volume of this size, two of them merged, then the chapter's script on plain downloads.
 async fn restore_by_hand(size: u64) {
     let gateway = Gateway::start();
     let target: Arc<dyn Target> = Arc::new(gateway.target());
@@ -136,16 +141,36 @@ async fn restore_by_hand(size: u64) {
     let mut volume = Volume::create(folder.path().join("volume.raw"), size);
     volume.random(MIB, 8 * MIB);
     volume.text(size - 2 * MIB, 2 * MIB);
-    let full = run_backup(target.clone(), &backup_job(&volume.path, "b8-a1", &[]))
+    let full = run_backup(target.clone(), &backup_job(&volume.path, "b7-a1", &[]))
         .await
         .unwrap();
     volume.random(2 * MIB, MIB);
     volume.punch(5 * MIB, MIB);
     volume.random(size - MIB, MIB);
-    let job = backup_job(&volume.path, "b9-a1", std::slice::from_ref(&full));
+    let job = backup_job(&volume.path, "b8-a2", std::slice::from_ref(&full));
     let overlay = run_backup(target.clone(), &job).await.unwrap();
+    volume.random(3 * MIB, 2 * MIB);
+    let chain = [overlay, full];
+    let newest = run_backup(target.clone(), &backup_job(&volume.path, "b9-a1", &chain))
+        .await
+        .unwrap();
+    let job = MergeJob {
+        home: home(),
+        run: chain.to_vec(),
+        files: "b8-a2-m3".parse().unwrap(),
+        seal: None,
+    };
+    let progress = Arc::new(Progress::new());
+    let merged = merge(
+        target.clone(),
+        &job,
+        Arc::default(),
+        progress,
+        CancellationToken::new(),
+    );
+    let merged = merged.await.unwrap();
     // Our own restore agrees, shards included.
-    let chain = vec![overlay, full];
+    let chain = vec![newest, merged];
     let restored = Volume::create(folder.path().join("restored.raw"), size);
     let summary = run_restore(target.clone(), &chain, &restored.path).await.unwrap();
     assert_eq!(summary.data + summary.zeroed, size);

@@ -8,17 +8,28 @@ use proptest::prelude::*;
 use crate::support::*;
 
 /// Two spans and a bit at 16 KiB clusters, and an end inside a cluster.
-const SIZE: u64 = 66 * MIB + 1536;
+pub(crate) const SIZE: u64 = 66 * MIB + 1536;
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(crate) enum Change {
     Random(u64, u64),
     Text(u64, u64),
     Zeroes(u64, u64),
     Punch(u64, u64),
 }
 
-fn change() -> impl Strategy<Value = Change> {
+impl Change {
+    pub(crate) fn apply(self, volume: &mut Volume) {
+        match self {
+            Self::Random(at, len) => volume.random(at, len),
+            Self::Text(at, len) => volume.text(at, len),
+            Self::Zeroes(at, len) => volume.zeroes(at, len),
+            Self::Punch(at, len) => volume.punch(at, len),
+        }
+    }
+}
+
+pub(crate) fn change() -> impl Strategy<Value = Change> {
     // Around the borders of spans and clusters as well as anywhere.
     let border = prop_oneof![Just(32 * MIB), Just(64 * MIB), Just(16 << 10), Just(SIZE - 1536)];
     let start = prop_oneof![0..SIZE, border.prop_map(|at| at - 512)];
@@ -43,12 +54,7 @@ async fn replay(history: Vec<Vec<Change>>, sealed: bool) {
     let mut moments = Vec::new();
     for (number, changes) in history.into_iter().enumerate() {
         for change in changes {
-            match change {
-                Change::Random(at, len) => volume.random(at, len),
-                Change::Text(at, len) => volume.text(at, len),
-                Change::Zeroes(at, len) => volume.zeroes(at, len),
-                Change::Punch(at, len) => volume.punch(at, len),
-            }
+            change.apply(&mut volume);
         }
         let job = backup_job(&volume.path, &format!("b{number}-a1"), &chain);
         let job = BackupJob {

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod by_hand;
+mod counting;
 mod faults;
 mod histories;
 mod memory;
+mod merge;
 mod round_trip;
 mod sealed;
 mod support;
+mod verify;

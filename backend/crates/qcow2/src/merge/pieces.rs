@@ -85,6 +85,12 @@ impl<'a, R: ReadAt> Merge<'a, R> {
         })
     }
 
+    /// The copies that are still to come, in the order in which they come.
+    #[must_use]
+    pub fn copies(&self) -> &[MergePiece] {
+        self.copies.as_slice()
+    }
+
     /// What the merge moves and frees.
     #[must_use]
     pub const fn survey(&self) -> &MergeSurvey {

@@ -10,8 +10,8 @@ use serde::{
 };
 
 use super::{
-    Attempt, Digest, FORMAT_VERSION, Generation, ImageId, Location, MAX_ATTEMPT, MAX_VOLUME, MAX_VOLUMES,
-    ShardNumber, Uid, VolumeHome,
+    Attempt, Digest, FORMAT_VERSION, FileStem, Generation, ImageId, Location, MAX_ATTEMPT, MAX_VOLUME,
+    MAX_VOLUMES, ShardNumber, Uid, VolumeHome,
 };
 use crate::{ETag, Pin, Version};
 
@@ -355,7 +355,7 @@ pub enum ImageKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageRecord {
-    /// Id; file names follow from it.
+    /// Id. What its files are called says [`ImageRecord::stem`].
     pub id: ImageId,
     /// The image this one lies upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -370,6 +370,17 @@ pub struct ImageRecord {
     pub shards: Vec<ShardRecord>,
     /// Stored bytes: images and indexes.
     pub stored: u64,
+}
+
+impl ImageRecord {
+    /// What its files are called; `None` where a shard names files of another image, or others than its fellows.
+    pub fn stem(&self) -> Option<FileStem> {
+        let (stem, _) = FileStem::of_file(&self.shards.first()?.image.key)?;
+        let named = |shard: &ShardRecord| {
+            shard.image.key == stem.image_name(shard.shard) && shard.index.key == stem.index_name(shard.shard)
+        };
+        (stem.image == self.id && self.shards.iter().all(named)).then_some(stem)
+    }
 }
 
 /// One shard of an image.

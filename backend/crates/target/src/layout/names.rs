@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::ROOT;
-use crate::{Key, Prefix};
+use crate::{InvalidKey, Key, Prefix};
 
 /// A name on the target that is not one of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +42,7 @@ macro_rules! text_serde {
         }
     )+};
 }
-text_serde!(Uid, Location, VolumeHome, ImageId, Digest);
+text_serde!(Uid, Location, VolumeHome, ImageId, FileStem, Digest);
 
 /// A Kubernetes UID (or what stands for one): 1 to 64 of `a-z`, `0-9`, `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -268,13 +268,26 @@ impl VolumeHome {
     }
 
     /// The image of one shard.
-    pub fn image_key(&self, image: &ImageId, shard: ShardNumber) -> Key {
-        self.prefix().key(&image.file_name(shard))
+    pub fn image_key(&self, files: impl Into<FileStem>, shard: ShardNumber) -> Key {
+        self.prefix().key(&files.into().image_name(shard))
     }
 
     /// The index of one shard's image.
-    pub fn index_key(&self, image: &ImageId, shard: ShardNumber) -> Key {
-        self.prefix().key(&image.index_name(shard))
+    pub fn index_key(&self, files: impl Into<FileStem>, shard: ShardNumber) -> Key {
+        self.prefix().key(&files.into().index_name(shard))
+    }
+
+    /// The file that a record of this home names.
+    ///
+    /// # Errors
+    /// [`InvalidKey`]: no file of a home has such a name.
+    pub fn file_key(&self, name: &str) -> Result<Key, InvalidKey> {
+        let key = Key::try_from(format!("{}{name}", self.prefix()))?;
+        if key.file_name() == name {
+            Ok(key)
+        } else {
+            Err(InvalidKey::of(name))
+        }
     }
 
     /// Prefix of all chain files; the last one in listing order is the newest.
@@ -306,18 +319,16 @@ impl VolumeHome {
         self.prefix().key(&format!("reader-{reader}-{renewal}.json"))
     }
 
-    /// The attempt that wrote this object of this home (an image or an index); `None` for every other key.
-    pub fn image_of(&self, key: &Key) -> Option<ImageId> {
+    /// What this object of this home (an image or an index) is called, without its shard; `None` for every other key.
+    pub fn stem_of(&self, key: &Key) -> Option<FileStem> {
         let name = key.as_str().strip_prefix(self.prefix().as_str())?;
-        let stem = name
-            .strip_suffix(".qcow2")
-            .or_else(|| name.strip_suffix(".index"))?;
-        let (image, shard) = stem.rsplit_once("-s")?;
-        let image = match image.rsplit_once("-m") {
-            Some((image, merge)) if merge.parse::<u64>().is_ok() => image,
-            _ => image,
-        };
-        shard.parse::<u32>().ok().and(image.parse().ok())
+        FileStem::of_file(name).map(|(stem, _)| stem)
+    }
+
+    /// The attempt that wrote this object of this home (an image or an index), or the newest of those whose images it
+    /// was merged from; `None` for every other key.
+    pub fn image_of(&self, key: &Key) -> Option<ImageId> {
+        self.stem_of(key).map(|stem| stem.image)
     }
 }
 
@@ -365,14 +376,10 @@ pub struct ImageId {
 }
 
 impl ImageId {
-    /// File name of the image of a shard; matches `[a-z0-9-]+\.qcow2`, so that it can be a backing file name.
+    /// What the image of a shard is called in the images that lie upon it: `<image>-s<shard>.qcow2`. Matches
+    /// `[a-z0-9-]+\.qcow2`, as backing file names must. Its file on the target may be called otherwise ([`FileStem`]).
     pub fn file_name(&self, shard: ShardNumber) -> String {
-        format!("{self}-s{shard}.qcow2")
-    }
-
-    /// File name of the index of a shard's image.
-    pub fn index_name(&self, shard: ShardNumber) -> String {
-        format!("{self}-s{shard}.index")
+        FileStem::from(self).image_name(shard)
     }
 }
 
@@ -399,6 +406,85 @@ impl FromStr for ImageId {
     }
 }
 
+/// What the files of an image are called, up to their shards: `<image>`, or `<image>-m<generation>` when they were made
+/// by merging others. An id stays the same when its image is merged with those below; its files are new ones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileStem {
+    /// The image.
+    pub image: ImageId,
+    /// The generation of the chain that the files were merged for; absent in those that a backup wrote.
+    pub merged: Option<Generation>,
+}
+
+impl FileStem {
+    /// File name of the image of a shard; matches `[a-z0-9-]+\.qcow2`.
+    pub fn image_name(&self, shard: ShardNumber) -> String {
+        format!("{self}-s{shard}.qcow2")
+    }
+
+    /// File name of the index of a shard's image.
+    pub fn index_name(&self, shard: ShardNumber) -> String {
+        format!("{self}-s{shard}.index")
+    }
+
+    /// Takes the name of an image or an index apart; `None` for every other name.
+    pub fn of_file(name: &str) -> Option<(Self, ShardNumber)> {
+        let rest = name
+            .strip_suffix(".qcow2")
+            .or_else(|| name.strip_suffix(".index"))?;
+        let (stem, digits) = rest.rsplit_once("-s")?;
+        let shard: u32 = digits.parse().ok()?;
+        let plain = shard.to_string() == digits;
+        plain.then(|| Some((stem.parse().ok()?, ShardNumber(shard))))?
+    }
+}
+
+impl From<&Self> for FileStem {
+    fn from(stem: &Self) -> Self {
+        stem.clone()
+    }
+}
+
+impl From<&ImageId> for FileStem {
+    fn from(image: &ImageId) -> Self {
+        Self {
+            image: image.clone(),
+            merged: None,
+        }
+    }
+}
+
+impl fmt::Display for FileStem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.merged {
+            Some(generation) => write!(f, "{}-m{generation}", self.image),
+            None => self.image.fmt(f),
+        }
+    }
+}
+
+impl FromStr for FileStem {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        // The id of an image ends in its attempt, so what ends in a generation is none.
+        let merged = text.rsplit_once("-m").and_then(|(image, digits)| {
+            let generation: u64 = digits.parse().ok()?;
+            (generation.to_string() == digits).then_some((image, Generation(generation)))
+        });
+        match merged {
+            Some((image, generation)) => Ok(Self {
+                image: image.parse()?,
+                merged: Some(generation),
+            }),
+            None => Ok(Self {
+                image: text.parse()?,
+                merged: None,
+            }),
+        }
+    }
+}
+
 /// Key of the report of a restore, one JSON document a line, compressed.
 pub fn report_key(cluster: &Uid, restore: &Uid) -> Key {
     Prefix::new(format!("{ROOT}reports/{cluster}/")).key(&format!("restore-{restore}.jsonl.zst"))
@@ -410,90 +496,4 @@ pub fn probe_key() -> Key {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn location() -> Location {
-        "c1/p1/b1".parse().unwrap()
-    }
-
-    #[test]
-    fn keys_are_those_of_the_format() {
-        let location = location();
-        assert_eq!(
-            location.commit_key().as_str(),
-            "holdfast/points/c1/p1/b1/backup.json"
-        );
-        assert_eq!(
-            location.objects_key(Attempt(2)).as_str(),
-            "holdfast/points/c1/p1/b1/objects-2.jsonl.zst"
-        );
-        assert_eq!(
-            Location::of_commit_key(&location.commit_key()),
-            Some(location.clone())
-        );
-        assert_eq!(Location::of_commit_key(&location.objects_key(Attempt(1))), None);
-        assert_eq!(
-            location.attempt_of(&location.objects_key(Attempt(2))),
-            Some(Attempt(2))
-        );
-        for other in [
-            "backup.json",
-            "objects-02.jsonl.zst",
-            "objects-.jsonl.zst",
-            "objects-2.jsonl",
-        ] {
-            assert_eq!(
-                location.attempt_of(&location.prefix().key(other)),
-                None,
-                "{other}"
-            );
-        }
-        let home: VolumeHome = "c1/p1/v1".parse().unwrap();
-        let image = ImageId {
-            backup: location.backup,
-            attempt: Attempt(3),
-        };
-        let key = home.image_key(&image, ShardNumber(1));
-        assert_eq!(key.as_str(), "holdfast/volumes/c1/p1/v1/b1-a3-s1.qcow2");
-        assert_eq!(home.image_of(&key), Some(image.clone()));
-        assert_eq!(
-            home.image_of(&home.index_key(&image, ShardNumber(0))),
-            Some(image)
-        );
-        let chain = home.chain_key(Generation(7));
-        assert_eq!(chain.as_str(), "holdfast/volumes/c1/p1/v1/chain-0000000007.json");
-        assert_eq!(home.generation_of(&chain), Some(Generation(7)));
-        assert_eq!(home.generation_of(&key), None);
-        assert_eq!(home.image_of(&chain), None);
-    }
-
-    #[test]
-    fn names_that_could_leave_their_folder_are_refused() {
-        for bad in [
-            "",
-            "a/b",
-            "a/b/c/d",
-            "a/../c",
-            "A/b/c",
-            "a//c",
-            "a/b/c ",
-            "a/b/\u{e4}",
-        ] {
-            assert!(bad.parse::<Location>().is_err(), "{bad:?}");
-        }
-        assert!("x".repeat(65).parse::<Uid>().is_err());
-        for bad in ["b", "b-a", "b-a01", "b-a-1", "b-a+1", "-a1", "b-a4294967296"] {
-            assert!(bad.parse::<ImageId>().is_err(), "{bad:?}");
-        }
-        assert_eq!("b-a1-a2".parse::<ImageId>().unwrap().to_string(), "b-a1-a2");
-    }
-
-    #[test]
-    fn a_digest_reads_back_what_it_prints() {
-        let digest = Digest::of(b"holdfast");
-        assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
-        assert!(digest.to_string().to_uppercase().parse::<Digest>().is_err());
-        assert!("00".parse::<Digest>().is_err());
-    }
-}
+mod tests;

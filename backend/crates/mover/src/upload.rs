@@ -3,13 +3,15 @@ use std::{collections::VecDeque, sync::Arc};
 
 use holdfast_qcow2::BodySink;
 use holdfast_seal::{DataKey, Layout, SEGMENT, SealError, Sealer, TAG};
-use holdfast_target::{ErrorKind, Key, ObjectMeta, Part, PartNumber, TargetError, Upload};
+use holdfast_target::{
+    ErrorKind, Key, ObjectMeta, Part, PartNumber, TargetError, Upload, layout::ObjectRecord,
+};
 use tokio::task::JoinSet;
 
-use super::Ledger;
 use crate::{
     MoverError, Progress,
     buffer::{PartBuffer, Pool},
+    ledger::Ledger,
     remote::Remote,
 };
 
@@ -81,21 +83,32 @@ impl Seal {
 
 /// A stored object and how it is sealed.
 #[derive(Debug)]
-pub(super) struct Uploaded {
-    pub(super) meta: ObjectMeta,
-    pub(super) seal: Option<Layout>,
+pub(crate) struct Uploaded {
+    pub(crate) meta: ObjectMeta,
+    pub(crate) seal: Option<Layout>,
 }
 
 impl Uploaded {
+    /// What documents say of it, whose file has this name.
+    pub(crate) fn record(&self, name: String) -> ObjectRecord {
+        ObjectRecord {
+            key: name,
+            size: self.meta.size,
+            etag: self.meta.etag.clone(),
+            version: self.meta.version.clone(),
+            seal: self.seal.clone(),
+        }
+    }
+
     /// Bytes of the file, whatever the store holds of it.
-    pub(super) fn file_size(&self) -> u64 {
+    pub(crate) fn file_size(&self) -> u64 {
         self.seal.as_ref().map_or(self.meta.size, Layout::plain_len)
     }
 }
 
 /// One object being uploaded. All methods block.
 #[derive(Debug)]
-pub(super) struct ObjectUpload {
+pub(crate) struct ObjectUpload {
     remote: Remote,
     ledger: Arc<Ledger>,
     progress: Arc<Progress>,
@@ -125,7 +138,7 @@ impl BodySink for ObjectUpload {
 impl ObjectUpload {
     /// Prepares an upload whose first `head` bytes will be given at the end, sealed where there is a key; nothing is sent
     /// yet.
-    pub(super) fn new(
+    pub(crate) fn new(
         remote: &Remote,
         ledger: &Arc<Ledger>,
         progress: &Arc<Progress>,
@@ -162,7 +175,7 @@ impl ObjectUpload {
     }
 
     /// Sends what is complete and makes room for more; waits while all buffers are on the wire.
-    pub(super) fn drain(&mut self) -> Result<(), MoverError> {
+    pub(crate) fn drain(&mut self) -> Result<(), MoverError> {
         loop {
             let full = self
                 .cutter
@@ -236,7 +249,7 @@ impl ObjectUpload {
     }
 
     /// Sends the rest and the head, and makes the object.
-    pub(super) fn finish(mut self, head: &[u8]) -> Result<Uploaded, MoverError> {
+    pub(crate) fn finish(mut self, head: &[u8]) -> Result<Uploaded, MoverError> {
         let sealed = match self.seal.take() {
             Some(seal) => Some(seal.finish(head, &mut self.cutter)?),
             None => None,
@@ -282,8 +295,8 @@ impl ObjectUpload {
             .as_ref()
             .ok_or_else(|| MoverError::Internal("no upload was begun".to_owned()))?;
         ledger.creating(key);
-        let done = remote.wait(remote.target.complete_upload(upload, parts, true));
-        self.settle(done)
+        let done = remote.wait(async { Ok(remote.target.complete_upload(upload, parts, true).await) });
+        settled(ledger, key, done?)
     }
 
     /// An object smaller than a part takes one request.
@@ -294,24 +307,28 @@ impl ObjectUpload {
         };
         whole.prepend(head);
         self.ledger.creating(&self.key);
+        let target = &self.remote.target;
         let done = self
             .remote
-            .wait(self.remote.target.put(&self.key, whole.into_bytes()));
-        let meta = self.settle(done)?;
+            .wait(async { Ok(target.put(&self.key, whole.into_bytes()).await) });
+        let meta = settled(&self.ledger, &self.key, done?)?;
         self.progress.transferred(meta.size);
         Ok(meta)
     }
+}
 
-    /// An object of that name that somebody else made is not ours to remove.
-    fn settle(&self, done: Result<ObjectMeta, crate::remote::WaitError>) -> Result<ObjectMeta, MoverError> {
-        match done.map_err(MoverError::from) {
-            Err(MoverError::Target(error)) if error.kind() == ErrorKind::Exists => {
-                self.ledger.not_ours(&self.key);
-                Err(MoverError::Target(error))
-            }
-            settled => settled,
-        }
+/// An object of that name that somebody else made is not ours to remove.
+pub(crate) fn settled(
+    ledger: &Ledger,
+    key: &Key,
+    done: Result<ObjectMeta, TargetError>,
+) -> Result<ObjectMeta, MoverError> {
+    if let Err(error) = &done
+        && error.kind() == ErrorKind::Exists
+    {
+        ledger.not_ours(key);
     }
+    Ok(done?)
 }
 
 fn joined(done: Result<Result<Part, TargetError>, tokio::task::JoinError>) -> Result<Part, MoverError> {
