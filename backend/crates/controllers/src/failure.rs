@@ -59,7 +59,7 @@ impl From<TargetError> for Failure {
         let reason = match error.kind() {
             ErrorKind::WrongCredentials | ErrorKind::Denied => reasons::WRONG_CREDENTIALS,
             ErrorKind::BucketMissing => reasons::BUCKET_MISSING,
-            ErrorKind::Unreachable | ErrorKind::Throttled => reasons::UNREACHABLE,
+            ErrorKind::Unreachable | ErrorKind::Throttled | ErrorKind::NotMounted => reasons::UNREACHABLE,
             ErrorKind::UntrustedCertificate => reasons::UNTRUSTED_CERTIFICATE,
             ErrorKind::Full => reasons::TARGET_FULL,
             ErrorKind::NotFound => reasons::NOT_FOUND,

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     Invalid,
     /// The store has no such call; there is another way.
     Unsupported,
+    /// The folder is not the store that it was, or none: usually because nothing is mounted there.
+    NotMounted,
     /// The answer is none that an S3 store gives: too large, or a list that does not get on.
     Protocol,
     /// Anything else; the message holds what the store said.
@@ -47,7 +49,7 @@ impl ErrorKind {
             Self::WrongCredentials => "check accessKey and secretKey of the target's credential secret",
             Self::BucketMissing => "create the bucket, or correct bucketName and region of the target",
             Self::Unreachable => {
-                "check the target's url, the network policies on the way and that the store is running"
+                "check the target's url or volume, the network policies on the way and that the store is running"
             }
             Self::UntrustedCertificate => "give the target the certificate of the authority that signed it",
             Self::Full => "free space on the store or raise its quota",
@@ -57,9 +59,12 @@ impl ErrorKind {
             Self::Throttled => "lower the number of concurrent transfers to this target",
             Self::TooLarge => "the object is not one of ours, or it is damaged",
             Self::Denied => {
-                "allow these credentials to read, write, list and delete under holdfast/ in this bucket"
+                "allow these credentials to read, write, list and delete under holdfast/ in this bucket or folder"
             }
             Self::Invalid => "correct the target's url, region, bucketName or certificate",
+            Self::NotMounted => {
+                "mount the volume of the target; a folder that lost its holdfast/.store.json gets it back by a copy of that file"
+            }
             Self::Unsupported => "nothing is lost, the work is done in another way",
             Self::Protocol => "check that the target's url is that of an S3 store",
             Self::Other => "the message above is what the store said",

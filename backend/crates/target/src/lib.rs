@@ -2,7 +2,8 @@
 //! What this crate must not know: Kubernetes, custom resources, QCOW2, volumes; it moves opaque bytes and knows only
 //! how they are named ([`layout`]).
 //!
-//! [`Target`] is the interface, [`S3Target`] the implementation for S3 compatible stores. With the feature `testing`
+//! [`Target`] is the interface, [`S3Target`] the implementation for S3 compatible stores, [`DirectoryTarget`] the one for
+//! a mounted folder. With the feature `testing`
 //! come [`testing::MemoryTarget`], [`testing::Faulty`], a real gateway process ([`testing::Gateway`]) and the
 //! conformance suite that every implementation passes.
 //!
@@ -13,8 +14,10 @@
 //! - A secret never shows in `Debug`, `Display` or an error.
 
 mod connection;
+mod directory;
 mod error;
 pub mod layout;
+mod retry;
 mod s3;
 mod target;
 #[cfg(feature = "testing")]
@@ -22,8 +25,10 @@ pub mod testing;
 mod walk;
 
 pub use connection::{Connection, SecretKey};
+pub use directory::{DirectoryTarget, StoreId};
 pub use error::{ErrorKind, TargetError};
-pub use s3::{Patience, S3Target};
+pub use retry::Patience;
+pub use s3::S3Target;
 pub use target::{
     Creation, ETag, InvalidKey, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
     PartNumber, Pin, Prefix, ProbeReport, Target, Upload, Version,

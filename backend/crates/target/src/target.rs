@@ -44,7 +44,8 @@ impl TryFrom<String> for Key {
     type Error = InvalidKey;
 
     fn try_from(text: String) -> Result<Self, InvalidKey> {
-        let part = |p: &str| !p.is_empty() && p != "." && p != "..";
+        // Names with a dot first are a folder's own: `.`, `..`, work in progress, what servers put there.
+        let part = |p: &str| !p.is_empty() && !p.starts_with('.');
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'/');
         if text.len() <= 1024
             && text.starts_with(ROOT)
@@ -417,6 +418,7 @@ mod tests {
             "holdfast/../a",
             "holdfast/a b",
             "holdfast/./a",
+            "holdfast/.work/a",
         ] {
             assert!(bad.parse::<Key>().is_err(), "{bad:?}");
         }

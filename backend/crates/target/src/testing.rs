@@ -2,6 +2,7 @@
 //! loses answers, a server that answers what a test wants, and the suite that every target passes. Helpers panic where a test could not go on.
 
 mod conformance;
+mod crash;
 mod disk;
 mod faulty;
 mod gateway;
@@ -10,6 +11,8 @@ mod proxy;
 mod scripted;
 
 pub use conformance::conformance;
+pub(crate) use crash::step;
+pub use crash::{die_at_step, steps};
 pub use disk::SmallDisk;
 pub use faulty::{Fault, Faulty, Operation};
 pub use gateway::{Gateway, GatewayOptions};

@@ -1,6 +1,9 @@
 //! Targets against real stores: the conformance suite, and every failure a person can run into.
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+mod crash;
+mod directory;
 mod faults;
 mod hostile;
+mod mounts;
 mod suite;
