@@ -33,6 +33,8 @@ pub struct Context {
     pub recovery: Vec<holdfast_seal::Recipient>,
     /// Counters and histograms.
     pub metrics: Metrics,
+    /// Images that are being merged.
+    pub(crate) merging: crate::retention::Merging,
     /// Streaks of passing failures.
     pub(crate) streaks: crate::streak::Streaks,
     /// Cancelled when the process shuts down.

@@ -84,7 +84,7 @@ impl From<RepositoryError> for Failure {
             error if error.is_damage() => reasons::DAMAGED,
             RepositoryError::Broken { .. } | RepositoryError::Rivals { .. } => reasons::CONFLICT,
             RepositoryError::TooLarge { .. } => reasons::CAPTURE_INCOMPLETE,
-            RepositoryError::Document(_) => reasons::TARGET_ERROR,
+            RepositoryError::Document(_) | RepositoryError::TooMany { .. } => reasons::TARGET_ERROR,
             _ => reasons::INTERNAL,
         };
         Self {

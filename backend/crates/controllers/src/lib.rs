@@ -15,6 +15,7 @@ mod operator;
 mod phases;
 mod plan;
 mod restore;
+mod retention;
 mod settings;
 mod spec_check;
 mod streak;

@@ -118,6 +118,7 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
         limits,
         recovery,
         metrics,
+        merging: crate::retention::Merging::default(),
         streaks: crate::streak::Streaks::default(),
         shutdown: stop.clone(),
     });
@@ -164,6 +165,7 @@ async fn controllers(context: Arc<Context>) {
     all.spawn(crate::restore::run(context.clone()));
     all.spawn(crate::transfer::run(context.clone()));
     all.spawn(crate::sweep::run(context.clone()));
+    all.spawn(crate::retention::run(context.clone()));
     while let Some(ended) = all.join_next().await {
         if let Err(error) = &ended {
             tracing::error!(%error, "a controller broke down");

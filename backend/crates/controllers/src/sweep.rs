@@ -7,7 +7,6 @@
 //! Order that makes this safe beside running backups: the target is listed first, the runs are asked after that, the
 //! points are listed again and their commit objects read last. What a run wrote before the list is either of a run that is still there, or committed, or dead.
 
-mod survey;
 mod tombstone;
 mod turns;
 
@@ -20,8 +19,7 @@ use holdfast_crd::names::{conditions, labels, reasons};
 use holdfast_crd::{Backup, BackupPlan, Direction, Restore, Target, VolumeTransfer};
 use holdfast_k8s::is_true;
 use holdfast_repository::point;
-use holdfast_repository::removal::{self, Rules, Seen};
-use holdfast_seal::KeyId;
+use holdfast_repository::sweep::{self, AtWork};
 use holdfast_target::Target as Store;
 use holdfast_target::layout::{Location, Uid, VolumeHome};
 use jiff::Timestamp;
@@ -31,7 +29,6 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 
-use self::survey::{Survey, check_number};
 pub(crate) use self::tombstone::Tombstone;
 use self::turns::{Bookmarks, Turn};
 use crate::failure::Failure;
@@ -119,6 +116,7 @@ async fn bury_of_target(ctx: &Context, graves: Vec<(ConfigMap, Tombstone)>) -> u
         match turn.spend(bury(ctx, tombstone)).await {
             Ok(()) => {
                 tracing::info!(location = %tombstone.location, "point removed from its target");
+                ctx.merging.ask();
                 if let Err(error) = tombstone.remove(ctx).await {
                     tracing::warn!(%error, "tombstone not removed");
                     left += 1;
@@ -217,67 +215,35 @@ fn wait_for(user: &str) -> Failure {
 
 /// Removes what no point of the plan needs. A plan that is being written or read waits for the next time.
 async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid) -> Result<usize, Failure> {
-    let folders = point::points(store, cluster, plan).await?;
-    // An image that is not in this list may be of a run that began meanwhile: it is not looked at.
-    let (mut written, mut number) = (BTreeMap::new(), 0);
-    for home in point::homes(store, cluster, plan).await? {
-        let seen = removal::look(store, &home).await?;
-        number += seen.images.len();
-        check_number(number)?;
-        written.insert(home, seen);
-    }
+    let look = sweep::look(store, cluster, plan).await?;
     let users = Users::of(ctx, plan).await?;
     if let Some(user) = users.at_work {
         return Err(wait_for(&user));
     }
-    // Asked again: a run may have written, committed and ended since the first list. Its images were seen above, so its
-    // point has to be known too. What has no commit object now but did not exist then is of a run that has just begun.
-    let points = point::points(store, cluster, plan).await?;
-    let survey = Survey::read(store, &points).await?;
-    let mut gone = 0;
-    for location in survey
-        .uncommitted
-        .iter()
-        .filter(|l| folders.contains(l) && !users.runs.contains(&l.backup))
-    {
-        gone += point::erase_uncommitted(store, location).await?;
-    }
-    store.delete(&survey.abandoned).await.map_err(Failure::from)?;
-    let grace = ctx.limits.removal_grace();
-    for (home, seen) in &written {
-        gone += sweep_home(store, home, seen, &survey, users.plan_lives, grace).await?;
-    }
-    let keeps =
-        |key: &KeyId| survey.keys.contains(key) || users.runs.iter().any(|run| run.as_str() == key.as_str());
-    gone += removal::erase_keys(store, cluster, plan, keeps).await?;
-    Ok(gone)
-}
-
-async fn sweep_home(
-    store: &dyn Store,
-    home: &VolumeHome,
-    seen: &Seen,
-    survey: &Survey,
-    plan_lives: bool,
-    grace: Duration,
-) -> Result<usize, Failure> {
-    let rules = Rules {
-        points: survey.points_of(home),
-        busy: &|_| false,
-        seen,
-        grace,
-        now: Timestamp::now(),
+    let at_work = AtWork {
+        runs: &users.runs,
+        images: &|home, image| ctx.merging.is_at_work(home, image),
+        plan_lives: users.plan_lives,
     };
-    if !plan_lives && survey.points == 0 {
-        return Ok(removal::erase_home(store, home, &rules).await?);
-    }
-    Ok(removal::tidy(store, home, &rules).await?)
+    let grace = ctx.limits.removal_grace();
+    Ok(sweep::sweep(store, &look, &at_work, grace, Timestamp::now()).await?)
 }
 
-fn own_cluster(ctx: &Context) -> Result<Uid, Failure> {
+pub(crate) fn own_cluster(ctx: &Context) -> Result<Uid, Failure> {
     ctx.cluster_uid
         .parse()
         .map_err(|e| Failure::lasting(reasons::INTERNAL, format!("{e}")))
+}
+
+/// The UID of a plan, as targets spell it.
+pub(crate) fn uid_of(plan: &BackupPlan) -> Result<Uid, Failure> {
+    let uid = plan.uid().unwrap_or_default().parse();
+    uid.map_err(|e| Failure::lasting(reasons::INTERNAL, format!("{e}")))
+}
+
+/// Whether a run of this cluster writes to or reads from a plan's place on a target.
+pub(crate) async fn is_at_work(ctx: &Context, plan: &Uid) -> Result<bool, Failure> {
+    Ok(Users::of(ctx, plan).await?.at_work.is_some())
 }
 
 /// Who in this cluster has to do with a plan's place on a target.

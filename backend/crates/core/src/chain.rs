@@ -165,6 +165,76 @@ pub fn needed<'a>(
     needed
 }
 
+/// An image of a chain, as far as retention goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Id of the image it overlays; `None` for a base.
+    pub parent: Option<&'a str>,
+    /// Whether a point is this image, or a run is at work with it.
+    pub wanted: bool,
+}
+
+/// A run of neighbouring images that could become one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mergeable<'a> {
+    /// Ids, newest first. The newest one is wanted, or others lie upon it; all others are needed by it alone.
+    pub run: Vec<&'a str>,
+    /// Images of the longest chain that the run is part of.
+    pub chain: usize,
+}
+
+/// Every run of images that no point is any more, each with the image above it, which keeps its id. An image that two lie
+/// upon begins a run or is in none: taking it away would need both to be merged.
+pub fn mergeable<'a>(links: &[Link<'a>]) -> Vec<Mergeable<'a>> {
+    let by_id: BTreeMap<&str, &Link<'a>> = links.iter().map(|link| (link.id, link)).collect();
+    let mut children: BTreeMap<&str, usize> = BTreeMap::new();
+    for parent in links.iter().filter_map(|link| link.parent) {
+        *children.entry(parent).or_default() += 1;
+    }
+    let height = |from: &'a str| {
+        let mut next = Some(from);
+        let mut height = 0;
+        while let Some(id) = next.filter(|_| height < links.len()) {
+            height += 1;
+            next = by_id.get(id).and_then(|link| link.parent);
+        }
+        height
+    };
+    let goes = |id: &str| by_id.get(id).is_some_and(|link| !link.wanted) && children.get(id) == Some(&1);
+    let mut found = Vec::new();
+    // A run begins at an image that does not go itself.
+    for top in links.iter().filter(|link| !goes(link.id)) {
+        let mut run = vec![top.id];
+        let mut next = top.parent;
+        while let Some(id) = next.filter(|id| goes(id) && run.len() < links.len()) {
+            run.push(id);
+            next = by_id.get(id).and_then(|link| link.parent);
+        }
+        if run.len() > 1 {
+            found.push(Mergeable {
+                chain: height(top.id),
+                run,
+            });
+        }
+    }
+    // How long a chain is says its tip, not where the run begins.
+    for tip in links.iter().filter(|link| !children.contains_key(link.id)) {
+        let length = height(tip.id);
+        let mut next = Some(tip.id);
+        let mut steps = 0;
+        while let Some(id) = next.filter(|_| steps < length) {
+            for mergeable in found.iter_mut().filter(|m| m.run[0] == id) {
+                mergeable.chain = mergeable.chain.max(length);
+            }
+            next = by_id.get(id).and_then(|link| link.parent);
+            steps += 1;
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -268,6 +338,53 @@ mod tests {
             Choice::Incremental { .. }
         ));
         assert_eq!(reason(&line(MAX_CHAIN)), FullReason::TooLong(MAX_CHAIN));
+    }
+
+    fn links(text: &'static [(&'static str, Option<&'static str>, bool)]) -> Vec<Link<'static>> {
+        let link = |(id, parent, wanted): &(&'static str, Option<&'static str>, bool)| Link {
+            id,
+            parent: *parent,
+            wanted: *wanted,
+        };
+        text.iter().map(link).collect()
+    }
+
+    #[test]
+    fn a_run_is_what_no_point_is_with_the_image_above_it() {
+        let chain = links(&[
+            ("a", None, false),
+            ("b", Some("a"), false),
+            ("c", Some("b"), true),
+            ("d", Some("c"), true),
+            ("e", Some("d"), false),
+            ("f", Some("e"), true),
+        ]);
+        let runs = mergeable(&chain);
+        let of = |m: &Mergeable<'static>| (m.run.clone(), m.chain);
+        assert_eq!(
+            runs.iter().map(of).collect::<Vec<_>>(),
+            [(vec!["c", "b", "a"], 6), (vec!["f", "e"], 6)]
+        );
+        assert!(mergeable(&links(&[("a", None, true), ("b", Some("a"), true)])).is_empty());
+    }
+
+    #[test]
+    fn an_image_that_two_lie_upon_stays() {
+        let fork = links(&[("a", None, false), ("b", Some("a"), true), ("c", Some("a"), true)]);
+        assert!(mergeable(&fork).is_empty());
+        let above = links(&[
+            ("base", None, false),
+            ("a", Some("base"), false),
+            ("b", Some("a"), true),
+            ("c", Some("a"), true),
+        ]);
+        assert_eq!(
+            mergeable(&above)[0].run,
+            ["a", "base"],
+            "and can take what lies below it"
+        );
+        let circle = links(&[("a", Some("b"), false), ("b", Some("a"), false)]);
+        assert!(mergeable(&circle).is_empty());
     }
 
     proptest! {

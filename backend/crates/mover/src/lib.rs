@@ -33,7 +33,7 @@ pub use job::{
     BackupJob, Job, MergeJob, Problem, RestoreJob, RestoreSummary, VerifyJob, VerifyPosition, VerifyReport,
     VerifyScope, Zeroing,
 };
-pub use merge::merge;
+pub use merge::{MergeGain, merge, survey};
 pub use progress::{Progress, ProgressSnapshot, peak_memory};
 pub use restore::restore;
 pub use verify::verify;

@@ -4,6 +4,7 @@ mod members;
 mod pieces;
 mod plan;
 mod store;
+mod survey;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use holdfast_target::{
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
+pub use self::survey::{MergeGain, survey};
 use self::{
     members::Members,
     plan::{Plan, Transport},

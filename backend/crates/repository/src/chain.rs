@@ -456,6 +456,14 @@ pub async fn replace(
         if !run.iter().all(unchanged) || others_above {
             return Err(broken());
         }
+        // Whoever sweeps may have taken the files of a merge for those of a dead one.
+        if missing_files(target, home, std::slice::from_ref(&entry))
+            .await?
+            .values()
+            .any(|gone| !gone.is_empty())
+        {
+            return Err(broken());
+        }
         let generation = chain.next_generation();
         let mut unlinked = chain.unlinked().to_vec();
         unlinked.extend(run.iter().map(|record| Unlinked {

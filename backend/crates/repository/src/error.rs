@@ -64,6 +64,12 @@ pub enum RepositoryError {
         /// The limit.
         max: u64,
     },
+    /// There are more images than are looked at.
+    #[error("the plan has more than {max} images; delete points of it")]
+    TooMany {
+        /// The limit.
+        max: usize,
+    },
     /// An image lies on one that is not there.
     #[error("image {image} has lost an image below it in {home}: take a full backup")]
     Broken {

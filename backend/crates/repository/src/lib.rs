@@ -14,6 +14,7 @@
 //! `docs/FORMAT.md` is the specification of the documents.
 #![forbid(unsafe_code)]
 
+mod base;
 pub mod chain;
 mod error;
 pub mod keys;
@@ -21,7 +22,9 @@ pub mod lease;
 pub mod point;
 pub mod removal;
 mod shell;
+pub mod sweep;
 
+pub use base::choose_base;
 pub use error::RepositoryError;
 
 /// Most objects that one volume, point or plan may have on a target.

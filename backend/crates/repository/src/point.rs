@@ -365,4 +365,4 @@ pub async fn count(target: &dyn Target) -> Result<u64, RepositoryError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use holdfast_core::chain::{self as rules, Choice, FullReason, Shape};
+use holdfast_core::chain::FullReason;
 use holdfast_crd::backup::StoredFile;
 use holdfast_crd::names::{MANAGED_BY, labels, reasons};
 use holdfast_crd::transfer::{ClaimRef, RunRef};
@@ -17,7 +17,7 @@ use holdfast_crd::{
     VolumeTransferSpec, VolumeTransferStatus,
 };
 use holdfast_k8s::create_or_get;
-use holdfast_repository::chain;
+use holdfast_repository::{chain, choose_base};
 use holdfast_target::Target as Store;
 use holdfast_target::layout::{Attempt, Digest, ImageRecord, VolumeHome};
 use kube::ResourceExt;
@@ -339,52 +339,17 @@ async fn base(
     if !incremental {
         return Ok((None, None));
     }
-    let unreadable = |why: String| Ok((None, Some(FullReason::Unreadable(why))));
     let found = chain::newest(store, home).await?;
-    if let Some(why) = found.damage {
-        return unreadable(why);
-    }
-    let entries = found.images();
-    if entries
-        .last()
-        .is_some_and(|newest| newest.is_sealed() != seal.is_some())
-    {
-        return Ok((None, Some(FullReason::Encryption)));
-    }
     let ring = match seal {
         Some(seal) => Some(seal.ring(store, &found).await?),
         None => None,
     };
-    let opened: Result<Vec<ImageRecord>, _> = entries
-        .iter()
-        .map(|entry| entry.open(home, ring.as_ref()))
-        .collect();
-    let records = match opened {
-        Ok(records) => records,
-        Err(error) => return unreadable(error.to_string()),
-    };
-    let mut missing = chain::missing_files(store, home, entries).await?;
-    let image = |record: &ImageRecord| rules::Image {
-        id: record.id.to_string(),
-        parent: record.parent.as_ref().map(ToString::to_string),
-        virtual_size: record.virtual_size,
-        cluster_size: record.cluster_size,
-        missing: missing.remove(&record.id).unwrap_or_default(),
-    };
-    let images: Vec<rules::Image> = records.iter().map(image).collect();
-    // A mover goes on with the cluster size of the chain it is given.
-    let cluster_size = images.last().map_or(0, |newest| newest.cluster_size);
-    let shape = Shape {
-        virtual_size: capacity,
-        cluster_size,
-    };
-    match rules::choose(true, shape, &images) {
-        Choice::Full { reason } => Ok((None, reason)),
-        Choice::Incremental { chain } => {
-            let record = |id: &String| records.iter().find(|r| r.id.to_string() == *id).cloned();
-            Ok((Some(chain.iter().filter_map(record).collect()), None))
-        }
-    }
+    Ok(
+        match choose_base(store, home, &found, capacity, ring.as_ref()).await? {
+            Ok(chain) => (Some(chain), None),
+            Err(reason) => (None, Some(reason)),
+        },
+    )
 }
 
 fn stage(transfer: &VolumeTransfer) -> TransferStage {

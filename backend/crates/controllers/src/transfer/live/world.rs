@@ -211,6 +211,7 @@ impl World {
             limits: Limits::default(),
             targets: TargetAccess::new(self.client.clone()),
             metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+            merging: Default::default(),
             streaks: Default::default(),
             shutdown: CancellationToken::new(),
         })
