@@ -38,6 +38,9 @@ pub(crate) enum Role {
     Operator(Operator),
     /// Move one volume, in a pod that the operator made
     Datamover,
+    /// Look into a target, check it, take points out of it; no cluster is needed
+    #[command(flatten)]
+    Offline(crate::offline::Verb),
     /// Make a key: the private half on standard output, the public one on standard error
     Keygen,
     /// Print the custom resource definitions

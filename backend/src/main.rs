@@ -7,6 +7,7 @@ mod cli;
 mod datamover;
 mod generated;
 mod observe;
+mod offline;
 mod operator;
 mod server;
 
@@ -44,6 +45,7 @@ fn run(role: Role) -> anyhow::Result<()> {
         Role::Keygen => generated::keygen(),
         Role::Crds => generated::crds(),
         Role::Openapi => generated::openapi(),
+        Role::Offline(verb) => on_runtime(|stop| offline::run(verb, stop)),
         Role::Server(flags) => on_runtime(|stop| server::run(flags, stop)),
         Role::Datamover => on_runtime(datamover::run),
         Role::Operator(flags) => on_runtime(|stop| operator::run(flags, stop)),

@@ -17,6 +17,7 @@
 mod base;
 pub mod chain;
 mod error;
+pub mod inspect;
 pub mod keys;
 pub mod lease;
 pub mod point;

@@ -10,6 +10,7 @@ mod encryption;
 mod format;
 mod full_target;
 mod limits;
+mod retention;
 mod rights;
 mod round_trip;
 mod zz_uninstall;
