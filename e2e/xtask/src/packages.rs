@@ -39,6 +39,9 @@ pub(crate) const SANDBOX: &[&str] = &[
     "qemu-utils",
 ];
 
+/// What fuzzing needs: libFuzzer is written in C++.
+pub(crate) const FUZZING: &[&str] = &["g++", "libc6-dev", "qemu-utils"];
+
 /// What the console's build and the tests need besides.
 pub(crate) const BUILD_AND_TEST: &[&str] = &[
     "lld-22",
