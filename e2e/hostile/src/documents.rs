@@ -31,9 +31,14 @@ pub(crate) fn commit_object(input: &[u8]) {
     };
     let again = CommitObject::parse(&location, &again).expect("its own text");
     assert!(again == point, "a commit object changed");
-    let sealed = point.key().is_some();
-    assert!(again.clone().open(if sealed { None } else { Some(&ring()) }).is_err());
-    let manifest = match again.open(sealed.then(ring).as_ref()) {
+    let (ring, sealed) = (ring(), point.key().is_some());
+    let (right, wrong) = if sealed {
+        (Some(&ring), None)
+    } else {
+        (None, Some(&ring))
+    };
+    assert!(again.clone().open(wrong).is_err());
+    let manifest = match again.open(right) {
         Ok(manifest) => manifest,
         Err(error) => return check_error(&error),
     };
@@ -43,7 +48,7 @@ pub(crate) fn commit_object(input: &[u8]) {
     let bytes = CommitObject::encode(&manifest, Some(&data_key())).expect("a key of this point");
     let point = CommitObject::parse(&location, &bytes).expect("what was encoded");
     assert_eq!((point.needs(), point.attempt()), (needs, attempt));
-    let opened = point.open(Some(&ring())).expect("what was encoded");
+    let opened = point.open(Some(&ring)).expect("what was encoded");
     assert!(opened == manifest, "a sealed commit object changed");
 }
 
@@ -64,7 +69,9 @@ pub(crate) fn chain_file(input: &[u8]) {
     let entry = json!({"id": IMAGE, "files": [], "sealed": STANDARD.encode(sealed)});
     let file = json!({"format": 0, "home": HOME, "generation": GENERATION, "images": [entry]});
     let file = ChainFile::parse(&home, GENERATION, file.to_string().as_bytes()).expect("a chain file");
-    let [entry] = file.images.as_slice() else { panic!("it has one image") };
+    let [entry] = file.images.as_slice() else {
+        panic!("it has one image")
+    };
     assert!(entry.is_sealed() && entry.open(&home, None).is_err());
     match entry.open(&home, Some(&ring())) {
         Ok(record) => assert!(record.id.to_string() == IMAGE && record.shards.is_empty()),
@@ -91,7 +98,9 @@ fn check_chain_file(input: &[u8]) {
             if let Err(error) = entry.open(&home, keys) {
                 check_error(&error);
             }
-            let Ok(records) = file.records_of(&entry.id, keys) else { continue };
+            let Ok(records) = file.records_of(&entry.id, keys) else {
+                continue;
+            };
             let linked = records
                 .windows(2)
                 .all(|pair| pair[0].parent.as_ref() == Some(&pair[1].id));

@@ -76,7 +76,7 @@ pub(crate) fn merge(input: &[u8]) {
     let merged = Image::open(file.as_slice()).expect("what was merged is read");
     assert_eq!(merged.tables_digest().ok(), Some(outcome.image.tables));
     assert_eq!(merged.is_overlay(), job.below.is_some());
-    check_content(&run, merged);
+    check_content(&run, &file);
 
     let skip: BTreeSet<u32> = (0..32)
         .filter(|n| job.skip >> n & 1 == 1)
@@ -142,32 +142,24 @@ fn assemble(run: &Run<&Sparse>, pieces: &Pieces) -> Vec<u8> {
 }
 
 /// Every cluster has the state and the stored bytes that it had in the run.
-fn check_content(run: &Run<&Sparse>, merged: Image<&[u8]>) {
-    let members: Vec<Image<&Sparse>> = run
+fn check_content(run: &Run<&Sparse>, merged: &[u8]) {
+    let below = run.below().is_some();
+    // The oldest may be an overlay, which is no chain: a full image below it holds nothing.
+    let base = || below.then(|| Box::new(base(run)) as Box<dyn ReadAt>);
+    let chain = |members: Vec<Box<dyn ReadAt>>| {
+        let images = members
+            .into_iter()
+            .map(|file| Image::open(file).expect("it was opened before"));
+        Chain::new(images.collect()).expect("the members fit")
+    };
+    let members = run
         .images()
         .iter()
-        .map(|image| Image::open(*image.source()).expect("it was opened before"))
-        .collect();
-    // The oldest may be an overlay, which is no chain: a full image below it holds nothing.
+        .map(|image| Box::new((*image.source()).clone()) as Box<dyn ReadAt>);
+    let before = chain(members.chain(base()).collect());
+    let merged = Box::new(merged.to_vec()) as Box<dyn ReadAt>;
+    let after = chain([merged].into_iter().chain(base()).collect());
     let mut resolved = [ResolvedSpan::new(), ResolvedSpan::new()];
-    let (base, below) = (base(run), run.below().is_some());
-    let with_base = |mut images: Vec<Image<Box<dyn ReadAt>>>| {
-        if below {
-            images.push(Image::open(Box::new(base.clone()) as _).expect("it was just written"));
-        }
-        Chain::new(images).expect("the members fit")
-    };
-    let boxed = |source: &Sparse| Image::open(Box::new(source.clone()) as Box<dyn ReadAt>);
-    let before = with_base(
-        members
-            .iter()
-            .map(|image| boxed(image.source()).expect("it was opened before"))
-            .collect(),
-    );
-    let file = merged.source().to_vec();
-    let after = with_base(vec![
-        Image::open(Box::new(file) as _).expect("it was opened before"),
-    ]);
     assert_eq!(before.geometry(), after.geometry());
     for span in (0..before.geometry().spans()).map(SpanIndex) {
         let [old, new] = &mut resolved;

@@ -64,7 +64,9 @@ fn keys(key: &Key) {
     if let Some(image) = home.image_of(key) {
         let name = key.file_name();
         let (stem, shard) = name.rsplit_once("-s").expect("an image has a shard");
-        let merge = stem.strip_prefix(&image.to_string()).expect("a name begins with its image");
+        let merge = stem
+            .strip_prefix(&image.to_string())
+            .expect("a name begins with its image");
         assert!(merge.is_empty() || is_number(merge.strip_prefix("-m")), "{name}");
         let shard = shard.strip_suffix(".qcow2").or(shard.strip_suffix(".index"));
         assert!(is_number(shard), "{name}");

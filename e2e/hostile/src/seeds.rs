@@ -74,7 +74,8 @@ pub fn seeds() -> Result<Vec<Seed>> {
     );
     all.extend(clusters()?);
     all.extend(sealed_seeds()?);
-    all.extend(texts()?);
+    all.extend(documents()?);
+    all.extend(texts());
     Ok(all)
 }
 
@@ -115,7 +116,7 @@ fn layer(number: u64) -> Layer {
         let raw: Vec<u8> = (0..1 << 14)
             .map(|at: u64| {
                 if at < 700 {
-                    (at * at * (cluster + 3) >> 3) as u8
+                    ((at * at * (cluster + 3)) >> 3) as u8
                 } else {
                     number as u8 + 1
                 }
@@ -247,7 +248,7 @@ fn clusters() -> Result<Vec<Seed>> {
     };
     // The kind is twice the logarithm of the size above 9, and one more for zlib.
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1)?;
-    let text: Vec<u8> = (0..4096_u32).map(|i| (i * i >> 5) as u8).collect();
+    let text: Vec<u8> = (0..4096_u32).map(|i| ((i * i) >> 5) as u8).collect();
     let deflated = [&[0x00, 0x00, 0x02, 0xff, 0xfd][..], &text[..512]].concat();
     Ok(vec![
         seed("zstd", 6, zstd::bulk::compress(&text, 1)?),
@@ -355,7 +356,7 @@ fn sealed_commit(clear: &Value) -> Result<Vec<u8>> {
     Ok(CommitObject::encode(&manifest, Some(&sealed::data_key()))?)
 }
 
-fn texts() -> Result<Vec<Seed>> {
+fn documents() -> Result<Vec<Seed>> {
     let uid = |uid: &str| json!({"namespace": "n", "name": "n", "uid": uid});
     let (full, more) = (image_record("b-a1", None), image_record("b2-a1", Some("b-a1")));
     let mut sealed = full.clone();
@@ -374,12 +375,43 @@ fn texts() -> Result<Vec<Seed>> {
             "objects": {"key": "objects-3.jsonl.zst", "size": 1, "blake3": "2".repeat(64), "count": 1},
             "excludedClaims": ["cache"]})
     };
-    let chain =
-        |images: Value| json!({"format": 0, "home": HOME, "generation": 2, "previous": 1, "images": images});
-    let circle = [
+    let gone = json!([{"image": "b0-a1", "files": ["b0-a1-s0.qcow2"], "generation": 2, "at": "2026-01-01T00:00:00Z"}]);
+    let chain = |images: [&Value; 2]| {
+        let images = images.map(entry);
+        json!({"format": 0, "home": HOME, "generation": 2, "previous": 1, "images": images, "unlinked": gone})
+    };
+    let [x, y] = [
         image_record("x-a1", Some("y-a1")),
         image_record("y-a1", Some("x-a1")),
     ];
+    let mut bare = image_record("b-1-a1", None);
+    bare["shards"] = json!([]);
+    let two = commit(json!([volume("b2-a1", json!([more, full]))]));
+    let seed = |target, name, json: &Value| Seed {
+        target,
+        name,
+        input: json.to_string().into_bytes(),
+    };
+    Ok(vec![
+        seed("commit-object", "no-volumes", &commit(json!([]))),
+        seed(
+            "commit-object",
+            "full",
+            &commit(json!([volume("b-a1", json!([sealed]))])),
+        ),
+        seed("commit-object", "chain", &two),
+        Seed {
+            target: "commit-object",
+            name: "sealed",
+            input: sealed_commit(&two)?,
+        },
+        seed("chain-file", "two", &chain([&full, &more])),
+        seed("chain-file", "circle", &chain([&x, &y])),
+        seed("chain-file", "record", &bare),
+    ])
+}
+
+fn texts() -> Vec<Seed> {
     let objects = "\x01\x02{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\",\
         \"ownerReferences\":[{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"name\":\"b\"}]}}\n\
         {\"apiVersion\":\"apps/v1\",\"kind\":\"Deployment\",\"metadata\":{\"name\":\"b\"},\"spec\":{\"template\":{\
@@ -391,23 +423,7 @@ fn texts() -> Result<Vec<Seed>> {
         name,
         input: text.as_bytes().to_vec(),
     };
-    let document = |target, name, json: Value| text(target, name, &json.to_string());
-    let two = commit(json!([volume("b2-a1", json!([more, full]))]));
-    Ok(vec![
-        document("commit-object", "no-volumes", commit(json!([]))),
-        document(
-            "commit-object",
-            "full",
-            commit(json!([volume("b-a1", json!([sealed]))])),
-        ),
-        document(
-            "commit-object",
-            "chain",
-            commit(json!([volume("b2-a1", json!([more, full]))])),
-        ),
-        document("chain-file", "two", chain(&[&full, &more])),
-        document("chain-file", "circle", chain(&[&x, &y])),
-        document("chain-file", "record", bare),
+    vec![
         text("objects", "text", objects),
         Seed {
             target: "objects",
@@ -427,10 +443,18 @@ fn texts() -> Result<Vec<Seed>> {
             "chain-key",
             "holdfast/volumes/c-1/p-1/v/chain-0000000007.json",
         ),
-        text("names", "wrapped-key", "holdfast/keys/c-1/p-1/b-1/key-0000000001.age"),
-        text("names", "merged-key", "holdfast/volumes/c-1/p-1/v/b-a1-m3-s2.index"),
+        text(
+            "names",
+            "wrapped-key",
+            "holdfast/keys/c-1/p-1/b-1/key-0000000001.age",
+        ),
+        text(
+            "names",
+            "merged-key",
+            "holdfast/volumes/c-1/p-1/v/b-a1-m3-s2.index",
+        ),
         text("names", "location", LOCATION),
         text("names", "image-id", "b-a1-a2"),
         text("names", "digest", &"0".repeat(64)),
-    ])
+    ]
 }

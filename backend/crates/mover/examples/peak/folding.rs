@@ -78,7 +78,7 @@ impl FoldingTarget {
     }
 
     fn error(&self, kind: ErrorKind, operation: &'static str, key: &Key, why: &str) -> TargetError {
-        TargetError::new(kind, operation, key, &self.describe(), why.to_owned())
+        TargetError::new(kind, operation, key, &self.describe(), why)
     }
 
     fn broken(&self, operation: &'static str, key: &Key, error: &io::Error) -> TargetError {
@@ -208,12 +208,7 @@ impl Target for FoldingTarget {
         })
     }
 
-    async fn get_range(
-        &self,
-        key: &Key,
-        range: Range<u64>,
-        pin: Option<&Pin>,
-    ) -> Result<Bytes, TargetError> {
+    async fn get_range(&self, key: &Key, range: Range<u64>, pin: Option<&Pin>) -> Result<Bytes, TargetError> {
         let stored = self.find(key)?;
         if pin.is_some_and(|pin| pin.etag != stored.etag) || range.end > stored.size {
             return Err(self.error(ErrorKind::Changed, "read", key, "it is another one"));

@@ -13,6 +13,7 @@ use crate::support::*;
 mod merge;
 
 /// A source that fails the test when a read leaves the file, and remembers the largest read.
+#[derive(Debug)]
 struct Probe<'a> {
     bytes: &'a [u8],
     largest: Cell<usize>,
