@@ -4,6 +4,7 @@
 //! product as its users do, with `kubectl`, `helm` and HTTP.
 
 mod apps;
+mod bench;
 mod cgroup;
 mod cluster;
 mod control_plane;
@@ -102,6 +103,11 @@ enum Task {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
+    },
     /// Fuzz the parsers of everything that is read from a target
     Fuzz {
         /// Seconds for each target
@@ -152,6 +158,7 @@ fn run(task: Task) -> Result<()> {
             all_images(&mut steps, &target)
         }
         Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Bench { what } => bench::bench(&what),
         Task::Fuzz { seconds, targets } => fuzz::fuzz(seconds, &targets),
         Task::Test { json } => test::test(json.as_deref()),
         Task::Apps => {

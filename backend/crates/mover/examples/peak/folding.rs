@@ -24,6 +24,10 @@ use holdfast_target::{
 use serde::{Deserialize, Serialize};
 
 const BLOCK: usize = 64 << 10;
+/// Now and then a store is slow for some parts: then everything that waits for it is full.
+const EVERY: u32 = 64;
+const SLOW_PARTS: u32 = 5;
+const SLOW: Duration = Duration::from_secs(2);
 
 /// What a mover asks of a target, on a folder that the next process may open again.
 #[derive(Debug)]
@@ -259,6 +263,9 @@ impl Target for FoldingTarget {
         _offset: u64,
         body: Bytes,
     ) -> Result<Part, TargetError> {
+        if number.0 % EVERY < SLOW_PARTS {
+            tokio::time::sleep(SLOW).await;
+        }
         let folded = self.fold(&body, &self.part_of(upload, number));
         Ok(Part {
             number,

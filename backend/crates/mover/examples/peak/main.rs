@@ -167,7 +167,10 @@ impl Bench<'_> {
         let mut chain = Vec::new();
         let name = |what: &str| format!("dense {gib} GiB: {what}");
         self.backup(&name("backup"), &disk, &format!("dense{gib}-a1"), &mut chain)?;
-        // In every span something that is new and something that is gone.
+        // A stretch that is all new, and in every span something that is new and something that is gone.
+        for at in (0..GIB / 2).step_by(MIB as usize) {
+            disk.noise(at, MIB as usize)?;
+        }
         for at in (0..gib * GIB).step_by(GIB as usize / 2) {
             disk.noise(at + 4 * MIB, 128 << 10)?;
             disk.punch(at + 8 * MIB, MIB)?;

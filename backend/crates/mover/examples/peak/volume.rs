@@ -19,6 +19,8 @@ use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+/// Bytes at the begin of each GiB of a dense disk that do not compress at all.
+const NOISE: u64 = 64 * MIB;
 /// Bytes behind the last data that are left alone: what is being written may come out of order.
 const MARGIN: u64 = 512 * MIB;
 
@@ -63,7 +65,8 @@ impl Volume {
         Ok(punch(&self.file, at, len)?)
     }
 
-    /// Fills the disk: one GiB of clusters of which an eighth is noise, and then the same extents again and again.
+    /// Fills the disk: one GiB of clusters, the first ones all noise, of the others an eighth, and then the same extents
+    /// again and again.
     pub(crate) fn fill_dense(&mut self) -> Result<()> {
         let first = GIB.min(self.size);
         let cluster = 64 << 10;
@@ -71,7 +74,7 @@ impl Volume {
             let text: Vec<u8> = (at / 8..).flat_map(u64::to_le_bytes).take(MIB as usize).collect();
             self.file.write_all_at(&text, at)?;
             for at in (at..at + MIB).step_by(cluster) {
-                self.noise(at, cluster / 8)?;
+                self.noise(at, if at < NOISE { cluster } else { cluster / 8 })?;
             }
         }
         self.file.sync_all()?;
