@@ -13,6 +13,8 @@ use crate::sparse::Sparse;
 
 /// Spans with a table that are looked at; more are only more of the same.
 const SPANS: usize = 16;
+/// Spans of the largest disk that is looked into: opening a larger one says all about it, and takes long enough.
+const LOOKED_AT: u64 = 1 << 16;
 /// Bytes that are decompressed or hashed for one input.
 const WORK: u64 = 8 << 20;
 /// Spans of the largest disk that a writer here makes again.
@@ -23,6 +25,9 @@ pub(crate) fn image(input: &[u8]) {
     let file = Sparse::carve(&mut Carver::new(input));
     let Ok(image) = Image::open(&file) else { return };
     check_header(&image);
+    if image.geometry().spans() > LOOKED_AT {
+        return;
+    }
     let Some(content) = read(&image) else { return };
     // The digest reads every table whole.
     let tables = (0..image.geometry().spans())
@@ -186,6 +191,9 @@ pub(crate) fn chain(input: &[u8]) {
     let files: Vec<Sparse> = (0..count).map(|_| Sparse::carve(&mut input)).collect();
     let images: Result<Vec<_>, _> = files.iter().map(Image::open).collect();
     let Ok(images) = images else { return };
+    if images.iter().any(|image| image.geometry().spans() > LOOKED_AT) {
+        return;
+    }
     let spans: Vec<SpanIndex> = images.iter().flat_map(held).collect();
     let Ok(chain) = Chain::new(images) else { return };
     let members = chain.images();

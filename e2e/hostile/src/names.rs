@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use holdfast_qcow2::ImageName;
 use holdfast_seal::{KeyId, Recipient, RegionId};
-use holdfast_target::layout::{Digest, ImageId, Location, Uid, VolumeHome};
+use holdfast_target::layout::{Digest, FileStem, ImageId, Location, Uid, VolumeHome};
 use holdfast_target::{Key, Prefix};
 
 use crate::documents::{HOME, LOCATION};
@@ -19,6 +19,7 @@ pub(crate) fn names(input: &[u8]) {
     same::<Location>(text);
     same::<VolumeHome>(text);
     same::<ImageId>(text);
+    same::<FileStem>(text);
     same::<Digest>(text);
     same::<Key>(text);
     same::<Prefix>(text);
@@ -61,19 +62,10 @@ fn keys(key: &Key) {
     if let Some(generation) = location.key_generation_of(key) {
         assert_eq!(location.key_key(generation), *key);
     }
-    if let Some(image) = home.image_of(key) {
-        let name = key.file_name();
-        let (stem, shard) = name.rsplit_once("-s").expect("an image has a shard");
-        let merge = stem
-            .strip_prefix(&image.to_string())
-            .expect("a name begins with its image");
-        assert!(merge.is_empty() || is_number(merge.strip_prefix("-m")), "{name}");
-        let shard = shard.strip_suffix(".qcow2").or(shard.strip_suffix(".index"));
-        assert!(is_number(shard), "{name}");
+    let stem = home.stem_of(key);
+    assert_eq!(stem.as_ref().map(|stem| &stem.image), home.image_of(key).as_ref());
+    if let Some((stem, shard)) = FileStem::of_file(key.file_name()) {
+        let names = [stem.image_name(shard), stem.index_name(shard)];
+        assert!(names.iter().any(|name| name == key.file_name()), "{key}");
     }
-}
-
-/// Digits without a zero before them.
-fn is_number(text: Option<&str>) -> bool {
-    text.is_some_and(|text| text.parse::<u64>().is_ok_and(|number| number.to_string() == text))
 }
