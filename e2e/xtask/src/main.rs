@@ -4,6 +4,7 @@
 //! product as its users do, with `kubectl`, `helm` and HTTP.
 
 mod apps;
+mod bench;
 mod cgroup;
 mod cluster;
 mod control_plane;
@@ -12,6 +13,7 @@ mod demo;
 mod down;
 mod facts;
 mod firewall;
+mod fuzz;
 mod image;
 mod images;
 mod interrupt;
@@ -101,6 +103,19 @@ enum Task {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
+    },
+    /// Fuzz the parsers of everything that is read from a target
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+        /// Targets; all of them where none is named
+        targets: Vec<String>,
+    },
     /// Run every test there is
     Test {
         /// Write steps, seconds and verdicts to this file as well
@@ -143,6 +158,8 @@ fn run(task: Task) -> Result<()> {
             all_images(&mut steps, &target)
         }
         Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Bench { what } => bench::bench(&what),
+        Task::Fuzz { seconds, targets } => fuzz::fuzz(seconds, &targets),
         Task::Test { json } => test::test(json.as_deref()),
         Task::Apps => {
             let target = up::up(&mut steps)?;

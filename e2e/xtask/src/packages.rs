@@ -39,6 +39,12 @@ pub(crate) const SANDBOX: &[&str] = &[
     "qemu-utils",
 ];
 
+/// What fuzzing needs: libFuzzer is written in C++.
+pub(crate) const FUZZING: &[&str] = &["g++", "libc6-dev", "qemu-utils"];
+
+/// What large disks are made of when memory is measured.
+pub(crate) const MEASURING: &[&str] = &["mount", "xfsprogs", "qemu-utils"];
+
 /// What the console's build and the tests need besides.
 pub(crate) const BUILD_AND_TEST: &[&str] = &[
     "lld-22",

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use holdfast_qcow2::{Image, Index, ReadAt};
+use holdfast_qcow2::{ClusterSize, Geometry, Image, Index, ReadAt};
 use holdfast_seal::{DataKey, KeyId, KeyRing, OpenError, Unlocked};
 use holdfast_target::{
     Key, Pin, Target, TargetError,
@@ -101,7 +101,8 @@ impl Remote {
         shard: &ShardRecord,
     ) -> Result<Index<RemoteFile>, MoverError> {
         let key = self.key(&shard.index);
-        let index = Index::open(self.file(key.clone(), &shard.index)?)
+        let disk = disk(&key, image, shard)?;
+        let index = Index::open_for(self.file(key.clone(), &shard.index)?, &disk)
             .map_err(|error| MoverError::index(&key, error))?;
         let spec = index.spec();
         let wrong = |what: &str| Err(MoverError::damaged(&key, what));
@@ -110,12 +111,6 @@ impl Remote {
         }
         if spec.image.as_str() != shard.image.key {
             return wrong("it is the index of another image");
-        }
-        let cluster = u64::from(image.cluster_size);
-        if (spec.geometry.virtual_size(), spec.geometry.cluster_size().bytes())
-            != (shard.virtual_size, cluster)
-        {
-            return wrong("it describes a volume of another size");
         }
         Ok(index)
     }
@@ -127,14 +122,9 @@ impl Remote {
         shard: &ShardRecord,
     ) -> Result<Image<RemoteFile>, MoverError> {
         let key = self.key(&shard.image);
-        let opened = Image::open(self.file(key.clone(), &shard.image)?)
-            .map_err(|error| MoverError::image(&key, error))?;
-        let geometry = opened.geometry();
-        let cluster = u64::from(image.cluster_size);
-        if (geometry.virtual_size(), geometry.cluster_size().bytes()) != (shard.virtual_size, cluster) {
-            return Err(MoverError::damaged(&key, "it describes a volume of another size"));
-        }
-        Ok(opened)
+        let disk = disk(&key, image, shard)?;
+        Image::open_for(self.file(key.clone(), &shard.image)?, &disk)
+            .map_err(|error| MoverError::image(&key, error))
     }
 
     /// Checks that the keys of every object of these images are at hand.
@@ -188,6 +178,13 @@ impl Remote {
 fn objects(images: &[ImageRecord]) -> impl Iterator<Item = &ObjectRecord> {
     let shards = images.iter().flat_map(|image| &image.shards);
     shards.flat_map(|shard| [&shard.image, &shard.index])
+}
+
+/// The disk of a shard as its record says it. With it a file of the target cannot say how much memory its tables take.
+fn disk(key: &Key, image: &ImageRecord, shard: &ShardRecord) -> Result<Geometry, MoverError> {
+    ClusterSize::new(image.cluster_size.into())
+        .and_then(|cluster_size| Geometry::new(shard.virtual_size, cluster_size))
+        .map_err(|error| MoverError::damaged(key, format!("its record is of no volume: {error}")))
 }
 
 /// How the bytes of an object become those of its file: as they are, or opened with its keys.

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::geometry::{ClusterIndex, GeometryError, SpanIndex};
+use crate::geometry::{ClusterIndex, Geometry, GeometryError, SpanIndex};
 
 /// A caller broke the contract of a writer. None of these depends on data read from outside.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -156,6 +156,9 @@ pub enum ReadError {
         /// Spans the disk has.
         spans: u64,
     },
+    /// It describes another disk than the caller expects.
+    #[error(transparent)]
+    OtherShape(#[from] OtherShape),
     /// The image is valid but not laid out as this crate lays out its own, so it has no digest of tables.
     #[error("the image was not written by this system: {0}")]
     ForeignLayout(&'static str),
@@ -276,6 +279,35 @@ pub enum IndexError {
         /// Spans the disk has.
         spans: u64,
     },
+    /// It describes another disk than the caller expects.
+    #[error(transparent)]
+    OtherShape(#[from] OtherShape),
+}
+
+/// A disk of another size, or cut into other clusters, than the caller knows it to be. Found before anything is read
+/// whose length follows from the disk's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "it describes a volume of another size: {} bytes in clusters of {}, expected are {} in clusters of {}",
+    found.virtual_size(), found.cluster_size().bytes(), expected.virtual_size(), expected.cluster_size().bytes()
+)]
+pub struct OtherShape {
+    /// What the object describes.
+    pub found: Geometry,
+    /// What the caller knows.
+    pub expected: Geometry,
+}
+
+impl OtherShape {
+    pub(crate) fn check(found: &Geometry, expected: Option<&Geometry>) -> Result<(), Self> {
+        match expected {
+            Some(expected) if expected != found => Err(Self {
+                found: *found,
+                expected: *expected,
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A run of images cannot be merged.

@@ -35,7 +35,9 @@ pub mod writer;
 pub use chain::{Chain, ResolvedSpan, Source};
 pub use codec::{Compression, Compressor, Decompressor, cluster_hash, is_zero};
 pub use digest::Digest;
-pub use error::{ChainError, CodecError, IndexError, MemberError, MergeError, ReadError, WriteError};
+pub use error::{
+    ChainError, CodecError, IndexError, MemberError, MergeError, OtherShape, ReadError, WriteError,
+};
 pub use geometry::{ClusterIndex, ClusterSize, Geometry, SpanIndex};
 pub use header::ImageName;
 pub use index::{

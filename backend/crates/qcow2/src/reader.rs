@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::codec::Compression;
 use crate::digest::{Digest, TableChain};
-use crate::error::ReadError;
+use crate::error::{OtherShape, ReadError};
 use crate::geometry::{ClusterIndex, ENTRY_BYTES, Geometry, SpanIndex};
 use crate::header::{HEADER_BYTES, Header, check_inside, read_at};
 use crate::io::{ReadAt, array, be64};
@@ -54,12 +54,25 @@ impl SpanMap {
 }
 
 impl<R: ReadAt> Image<R> {
-    /// Reads header and L1 table.
+    /// Reads header and L1 table of an image of any disk. The table of the largest one has 32 MiB.
     ///
     /// # Errors
     /// [`ReadError`]: the source failed, or the image is damaged, or needs something that is not supported.
     pub fn open(source: R) -> Result<Self, ReadError> {
+        Self::read(source, None)
+    }
+
+    /// Like [`open`](Self::open), for an image whose disk is known, which bounds the memory it takes.
+    ///
+    /// # Errors
+    /// As `open`, and [`ReadError::OtherShape`].
+    pub fn open_for(source: R, disk: &Geometry) -> Result<Self, ReadError> {
+        Self::read(source, Some(disk))
+    }
+
+    fn read(source: R, disk: Option<&Geometry>) -> Result<Self, ReadError> {
         let header = Header::read(&source)?;
+        OtherShape::check(&header.geometry, disk)?;
         let l1 = read_l1(&source, &header)?;
         Ok(Self { source, header, l1 })
     }

@@ -4,7 +4,7 @@
 //! merge can put one image in the place of several without touching a point. Each generation is a new object; of several
 //! writers that try to create the same one, one succeeds, and the others look again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use holdfast_core::chain::needed;
@@ -254,6 +254,8 @@ impl ChainFile {
 
     /// Entries from `image` down to its base, newest first; `None` where a link is missing.
     pub fn chain_of(&self, image: &ImageId) -> Option<Vec<&Entry>> {
+        // A file may name more images than could be looked through for each of them.
+        let entries: HashMap<&ImageId, &Entry> = self.images.iter().map(|entry| (&entry.id, entry)).collect();
         let mut chain: Vec<&Entry> = Vec::new();
         let mut wanted = Some(image);
         while let Some(id) = wanted {
@@ -261,7 +263,7 @@ impl ChainFile {
             if chain.len() >= self.images.len() {
                 return None;
             }
-            let entry = self.entry(id)?;
+            let entry = *entries.get(id)?;
             chain.push(entry);
             wanted = entry.parent.as_ref();
         }

@@ -5,12 +5,11 @@
 //! share of the first, counts what the file will take, and asks for its share of the second before it takes it. Nobody
 //! who waits for the first holds any of the second, so no two loads wait for each other.
 
-pub(super) mod decode;
-
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_core::limit::{MAX_FILE, MAX_MEMORY, TooLarge};
+use holdfast_core::objects as decode;
 use holdfast_crd::names::reasons;
 use holdfast_repository::chain;
 use holdfast_repository::keys::{self, Identity};

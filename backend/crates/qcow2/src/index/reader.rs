@@ -8,7 +8,7 @@ use super::{
     IndexSpec, IndexSummary, VERSION, bind, decode_header,
 };
 use crate::digest::Digest;
-use crate::error::IndexError;
+use crate::error::{IndexError, OtherShape};
 use crate::geometry::{Geometry, SpanIndex};
 use crate::io::{ReadAt, array, be32, be64};
 
@@ -34,16 +34,30 @@ struct PageEntry {
 }
 
 impl<R: ReadAt> Index<R> {
-    /// Reads header, directory and footer.
+    /// Reads header, directory and footer of the index of any disk. A directory may be as long as that of the largest
+    /// disk that QCOW2 can hold: 224 MiB.
     ///
     /// # Errors
     /// [`IndexError`]: the source failed, or the index is damaged or foreign.
     pub fn open(source: R) -> Result<Self, IndexError> {
+        Self::read(source, None)
+    }
+
+    /// Like [`open`](Self::open), for an index whose disk is known, which bounds the memory it takes.
+    ///
+    /// # Errors
+    /// As `open`, and [`IndexError::OtherShape`].
+    pub fn open_for(source: R, disk: &Geometry) -> Result<Self, IndexError> {
+        Self::read(source, Some(disk))
+    }
+
+    fn read(source: R, disk: Option<&Geometry>) -> Result<Self, IndexError> {
         let size = source.size();
         let mut header = [0; HEADER_BYTES];
         check_size("header", HEADER_BYTES as u64, size)?;
         read_at(&source, 0, &mut header)?;
         let spec = decode_header(&header)?;
+        OtherShape::check(&spec.geometry, disk)?;
 
         let mut footer = [0; FOOTER_BYTES];
         check_size("header and footer", (HEADER_BYTES + FOOTER_BYTES) as u64, size)?;

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 
 use holdfast_qcow2::{
-    ClusterSize, CodecError, Compression, Decompressor, Image, Index, IndexPage, Mapping, ReadAt, ReadError,
-    SpanIndex, SpanMap,
+    ClusterSize, CodecError, Compression, Decompressor, Geometry, Image, Index, IndexError, IndexPage, Mapping,
+    ReadAt, ReadError, SpanIndex, SpanMap,
 };
 
 use crate::support::*;
@@ -13,6 +13,7 @@ use crate::support::*;
 mod merge;
 
 /// A source that fails the test when a read leaves the file, and remembers the largest read.
+#[derive(Debug)]
 struct Probe<'a> {
     bytes: &'a [u8],
     largest: Cell<usize>,
@@ -361,6 +362,29 @@ fn table_entries_are_checked_one_by_one() {
             ..
         }
     ));
+}
+
+/// Otherwise a header decides how much memory its tables take.
+#[test]
+fn of_another_disk_than_the_known_one_no_table_is_read() {
+    let stored = overlay();
+    let known = *Image::open(stored.image.as_slice()).unwrap().geometry();
+    assert!(Image::open_for(stored.image.as_slice(), &known).is_ok());
+    assert!(Index::open_for(stored.index.as_slice(), &known).is_ok());
+    let larger = Geometry::new(known.virtual_size() + 512, known.cluster_size()).unwrap();
+    let coarser = Geometry::new(known.virtual_size(), ClusterSize::DEFAULT).unwrap();
+    for other in [larger, coarser] {
+        let (image, index) = (Probe::new(&stored.image), Probe::new(&stored.index));
+        let error = Image::open_for(&image, &other).unwrap_err();
+        assert!(matches!(error, ReadError::OtherShape(_)), "{error}");
+        assert!(image.largest.get() <= 16 << 10, "more than the first cluster was read");
+        let error = Index::open_for(&index, &other).unwrap_err();
+        let IndexError::OtherShape(shape) = error else {
+            panic!("{error}")
+        };
+        assert_eq!((shape.found, shape.expected), (known, other));
+        assert_eq!(index.largest.get(), 288, "more than the header was read");
+    }
 }
 
 #[test]

@@ -334,3 +334,29 @@ async fn a_chain_file_is_tied_to_its_place_and_a_circle_is_no_chain() {
     let error = file.records_of(&id("b"), None).unwrap_err();
     assert!(matches!(error, RepositoryError::Broken { .. }), "{error}");
 }
+
+#[test]
+fn a_chain_is_found_among_many_images() {
+    // As many as fit into the largest chain file; a look through all of them for each would take minutes.
+    let images = 200_000_usize;
+    let entry = |n: usize| Entry {
+        id: id(&format!("b{n}")),
+        parent: n.checked_sub(1).map(|below| id(&format!("b{below}"))),
+        files: Vec::new(),
+        keys: BTreeSet::new(),
+        record: None,
+        sealed: None,
+    };
+    let file = ChainFile {
+        format: FORMAT_VERSION,
+        home: home(),
+        generation: Generation(1),
+        previous: None,
+        images: (0..images).map(entry).collect(),
+        unlinked: Vec::new(),
+    };
+    let begun = std::time::Instant::now();
+    let chain = file.chain_of(&id(&format!("b{}", images - 1))).unwrap();
+    assert_eq!(chain.len(), images);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+}

@@ -6,7 +6,7 @@ use holdfast_seal::Layout;
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{self, DeserializeOwned, SeqAccess, Visitor},
+    de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{
@@ -94,6 +94,30 @@ fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
         }
     }
     deserializer.deserialize_seq(Names)
+}
+
+/// Reads texts by their names, as many as a list may have.
+fn named_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Texts;
+    impl<'de> Visitor<'de> for Texts {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_NAMES} texts with names")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut texts = BTreeMap::new();
+            while let Some((name, text)) = map.next_entry()? {
+                if texts.len() == MAX_NAMES {
+                    return Err(de::Error::invalid_length(MAX_NAMES + 1, &self));
+                }
+                texts.insert(name, text);
+            }
+            Ok(texts)
+        }
+    }
+    deserializer.deserialize_map(Texts)
 }
 
 /// A document as it is stored: indented JSON with a newline at the end.
@@ -274,10 +298,10 @@ pub struct NamespaceRecord {
     /// Its UID.
     pub uid: Uid,
     /// Its labels.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "named_texts")]
     pub labels: BTreeMap<String, String>,
     /// Its annotations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "named_texts")]
     pub annotations: BTreeMap<String, String>,
 }
 

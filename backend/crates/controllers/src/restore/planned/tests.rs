@@ -162,8 +162,8 @@ proptest! {
     fn no_bytes_stop_the_decoding(bytes in prop::collection::vec(any::<u8>(), 0..200), said in 0..5_u64) {
         let packed = zstd::bulk::compress(&bytes, 1).unwrap();
         for file in [&bytes[..], &packed, &packed[..packed.len() - 1]] {
-            let _ = super::super::point::decode::weigh(file, said);
-            let _ = super::super::point::decode::objects(file);
+            let _ = holdfast_core::objects::weigh(file, said);
+            let _ = holdfast_core::objects::objects(file);
         }
     }
 }

@@ -73,6 +73,15 @@ fn numbers_that_somebody_counts_up_to_are_bounded() {
     let mut hostile = manifest();
     hostile["excludedClaims"] = vec![""; MAX_NAMES + 1].into();
     assert!(matches!(read(&hostile), Err(DocumentError::Damaged { .. })));
+    for texts in ["labels", "annotations"] {
+        let mut hostile = manifest();
+        let many = (0..=MAX_NAMES).map(|n| (n.to_string(), "".into())).collect();
+        hostile["namespace"][texts] = serde_json::Value::Object(many);
+        assert!(
+            matches!(read(&hostile), Err(DocumentError::Damaged { .. })),
+            "{texts}"
+        );
+    }
     let mut hostile = manifest();
     hostile["objects"]["size"] = u64::MAX.into();
     hostile["volumes"][0]["chain"][0]["stored"] = u64::MAX.into();

@@ -3,27 +3,50 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use holdfast_core::limit::{MAX_OBJECT, TooLarge, Weight};
 use serde_json::{Map, Value};
+
+use crate::limit::{MAX_OBJECT, TooLarge, Weight};
 
 /// Largest window of a frame, as a power of two: 8 MiB, what every decoder must support and four times what we write.
 const MAX_WINDOW: u32 = 23;
 
 /// A file that is none of ours.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::restore) enum Undecodable {
+pub enum Undecodable {
+    /// The frames are damaged, or ask for a larger window than ours.
     #[error("it does not decompress: {0}")]
     Compression(#[from] std::io::Error),
+    /// More than a point may hold.
     #[error("{why}, line {line} is the first that does not fit")]
-    Size { line: u64, why: TooLarge },
+    Size {
+        /// Number of the line, from 1.
+        line: u64,
+        /// What there is too much of.
+        why: TooLarge,
+    },
+    /// A line that is something else than an object.
     #[error("line {line} is no JSON object: {why}")]
-    Line { line: u64, why: serde_json::Error },
+    Line {
+        /// Number of the line, from 1.
+        line: u64,
+        /// What the parser says.
+        why: serde_json::Error,
+    },
+    /// Another number of objects than the commit object says.
     #[error("it holds {found} objects, its commit object says {said}")]
-    Count { found: String, said: u64 },
+    Count {
+        /// How many there are, in words where they were not all counted.
+        found: String,
+        /// How many there should be.
+        said: u64,
+    },
 }
 
 /// Counts what the objects will take, and refuses what is too large as soon as it is.
-pub(in crate::restore) fn weigh(file: &[u8], said: u64) -> Result<Weight, Undecodable> {
+///
+/// # Errors
+/// [`Undecodable`], but lines are not looked into yet.
+pub fn weigh(file: &[u8], said: u64) -> Result<Weight, Undecodable> {
     let mut weight = Weight::default();
     lines(file, |line, json| {
         weight.add(json).map_err(|why| Undecodable::Size { line, why })?;
@@ -41,7 +64,10 @@ pub(in crate::restore) fn weigh(file: &[u8], said: u64) -> Result<Weight, Undeco
 }
 
 /// Takes the objects apart. The file must have been weighed.
-pub(in crate::restore) fn objects(file: &[u8]) -> Result<Vec<Value>, Undecodable> {
+///
+/// # Errors
+/// [`Undecodable::Line`], [`Undecodable::Compression`].
+pub fn objects(file: &[u8]) -> Result<Vec<Value>, Undecodable> {
     let mut objects = Vec::new();
     lines(file, |line, json| {
         let object: Map<String, Value> =
