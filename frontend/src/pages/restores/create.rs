@@ -367,7 +367,9 @@ mod tests {
             namespace: "copy".into(),
             install: "holdfast".into(),
         };
-        let sent = body(&Source::Location, &point, into);
+        let sent = body(&Source::Location, &point, into, "recovery");
+        let secret = sent.encryption.as_ref().map(|key| &key.encryption_secret);
+        assert_eq!(secret, Some(&ObjectRef::local("recovery")));
         assert_eq!(sent.source.source_type, SourceType::Location);
         assert_eq!(sent.source.target, Some(ObjectRef::local("s3")));
         assert_eq!(sent.source.location.as_deref(), Some("c/p/b"));
