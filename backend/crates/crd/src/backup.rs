@@ -28,6 +28,11 @@ use crate::status::{PhaseRecord, Problem, VolumeProgress};
         json_path = ".status.conditions[?(@.type=='Complete')].status"
     ),
     printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Complete')].reason"
+    ),
+    printcolumn(
         name = "Percent",
         type_ = "integer",
         json_path = ".status.percentageCompletion"

@@ -28,6 +28,11 @@ use crate::common::{Encryption, ObjectRef, ResourceSelector};
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].status"
     ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].reason"
+    ),
     printcolumn(name = "Points", type_ = "integer", json_path = ".status.points"),
     printcolumn(
         name = "Last good",
