@@ -64,7 +64,7 @@ impl From<TargetError> for Failure {
             ErrorKind::Full => reasons::TARGET_FULL,
             ErrorKind::NotFound => reasons::NOT_FOUND,
             ErrorKind::Changed | ErrorKind::TooLarge => reasons::DAMAGED,
-            ErrorKind::Exists => reasons::CONFLICT,
+            ErrorKind::Exists | ErrorKind::Locked => reasons::CONFLICT,
             ErrorKind::Invalid => reasons::INVALID_SPEC,
             ErrorKind::Other | ErrorKind::Protocol | ErrorKind::Unsupported => reasons::TARGET_ERROR,
         };

@@ -28,6 +28,8 @@ pub enum ErrorKind {
     Denied,
     /// The connection cannot be used as it is written: URL, region, bucket or certificate.
     Invalid,
+    /// Object lock keeps it until a date.
+    Locked,
     /// The store has no such call; there is another way.
     Unsupported,
     /// The folder is not the store that it was, or none: usually because nothing is mounted there.
@@ -59,9 +61,10 @@ impl ErrorKind {
             Self::Throttled => "lower the number of concurrent transfers to this target",
             Self::TooLarge => "the object is not one of ours, or it is damaged",
             Self::Denied => {
-                "allow these credentials to read, write, list and delete under holdfast/ in this bucket or folder"
+                "allow these credentials to read, write, list and delete under holdfast/ in this bucket or folder, and to ask for the bucket's versioning and object lock"
             }
             Self::Invalid => "correct the target's url, region, bucketName or certificate",
+            Self::Locked => "nobody can delete it before that date",
             Self::NotMounted => {
                 "mount the volume of the target; a folder that lost its holdfast/.store.json gets it back by a copy of that file"
             }

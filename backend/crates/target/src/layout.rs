@@ -11,6 +11,7 @@
 //! holdfast/keys/<cluster>/<plan>/<backup>/key-<generation>.age            wrapped data key of a backup
 //! holdfast/reports/<cluster>/restore-<uid>.jsonl.zst                      report of a restore, one line per object
 //! holdfast/probe/<random>                                                 written, read and removed by the health probe
+//! holdfast/probe/standing                                                 the probe's where the bucket locks everything
 //! ```
 //! `<cluster>`, `<plan>`, `<backup>`, `<claim>` are Kubernetes UIDs (`<cluster>` that of the namespace kube-system),
 //! `<files>` is `<image>`, or `<image>-m<generation>` for those that were merged, `<image>` is `<backup>-a<attempt>`;
@@ -26,7 +27,7 @@ pub use documents::{
 };
 pub use names::{
     Attempt, Digest, FileStem, Generation, ImageId, Location, NameError, ShardNumber, Uid, VolumeHome,
-    probe_key, report_key,
+    probe_key, report_key, standing_probe_key,
 };
 
 use crate::Prefix;

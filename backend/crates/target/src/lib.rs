@@ -30,7 +30,8 @@ pub use error::{ErrorKind, TargetError};
 pub use retry::Patience;
 pub use s3::S3Target;
 pub use target::{
-    Creation, ETag, InvalidKey, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
-    PartNumber, Pin, Prefix, ProbeReport, Target, Upload, Version,
+    Creation, DefaultRetention, ETag, Immutability, InvalidKey, Key, ListRequest, Listing, MAX_LIST, Object,
+    ObjectMeta, OpenUpload, Part, PartNumber, Pin, Prefix, ProbeReport, RetentionMode, Target, Upload,
+    Version,
 };
 pub use walk::{MAX_EMPTY_PAGES, each_page, list_all};

@@ -5,16 +5,24 @@
 //!   flipped bit, and unsigned over TLS, which checks every record itself (it saves a third of the processor time).
 //! - No flexible checksums: many compatible stores refuse their trailers. What is stored is bound by our own digests.
 //! - The SDK's retries and timeouts are off; ours know what a repeated conditional request means.
+//! - A bucket with versions is told from one without by asking it, once a minute; a minute after versions were switched on
+//!   everything goes by them.
 //! - Path style addresses wherever a URL is given: compatible stores seldom have a wildcard name.
 
 mod attempts;
 mod explain;
+mod locks;
 mod operations;
 mod page;
 mod transport;
 mod uploads;
+mod versions;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use aws_sdk_s3::{
     Client, Config,
@@ -25,16 +33,18 @@ use aws_sdk_s3::{
 };
 
 use self::{explain::Call, transport::Transport};
-use crate::{Connection, ErrorKind, Patience, TargetError};
+use crate::{Connection, ErrorKind, Immutability, Patience, TargetError};
 
 /// A bucket of an S3 compatible store.
 #[derive(Clone, Debug)]
 pub struct S3Target {
-    client: Client,
-    bucket: String,
+    pub(crate) client: Client,
+    pub(crate) bucket: String,
     place: String,
     sign_parts: bool,
     patience: Patience,
+    /// What the bucket is set to, and when that was asked.
+    pub(crate) settings: Arc<Mutex<Option<(Instant, Immutability)>>>,
 }
 
 /// Slowest rate at which an attempt may move its bytes before it counts as stuck.
@@ -96,6 +106,7 @@ impl S3Target {
             place,
             sign_parts,
             patience: Patience::INTERACTIVE,
+            settings: Arc::default(),
         })
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{TargetError, layout::ROOT};
@@ -313,7 +314,37 @@ pub struct ProbeReport {
     pub took: std::time::Duration,
 }
 
-/// A store of objects. Every method retries what may pass, ends within a bounded time and says in its error what, where
+/// How strictly a lock holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetentionMode {
+    /// Nobody can delete the version or shorten its lock, not even the owner of the store.
+    Compliance,
+    /// Whoever has a special right can.
+    Governance,
+}
+
+/// Lock that the bucket puts on every new object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultRetention {
+    /// How strictly.
+    pub mode: RetentionMode,
+    /// For how long.
+    pub days: u32,
+}
+
+/// What a store does against deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Immutability {
+    /// A name may stand for several versions; [`ObjectMeta::version`] says which one is meant.
+    pub versioned: bool,
+    /// [`Target::lock`] works.
+    pub lockable: bool,
+    /// Every new object is locked from the beginning: also leftovers of failed attempts, which then stay so long.
+    pub default: Option<DefaultRetention>,
+}
+
+/// A store of objects. Where a name stands for several versions, the oldest one counts: names are written once, and what
+/// came later is not ours. Every method retries what may pass, ends within a bounded time and says in its error what, where
 /// and why; see the crate's promises.
 #[async_trait]
 pub trait Target: Send + Sync + Debug {
@@ -342,7 +373,8 @@ pub trait Target: Send + Sync + Debug {
     /// One page of a list.
     async fn list(&self, request: &ListRequest) -> Result<Listing, TargetError>;
 
-    /// Removes objects; those that are not there count as removed. Ends at the first that cannot be removed.
+    /// Removes objects, with all their versions; those that are not there count as removed. All keys are tried, then an
+    /// error tells of one that stays: [`crate::ErrorKind::Locked`] only where nothing worse happened.
     async fn delete(&self, keys: &[Key]) -> Result<(), TargetError>;
 
     /// Begins a multipart upload.
@@ -396,7 +428,18 @@ pub trait Target: Send + Sync + Debug {
     /// Open uploads under a prefix, at most [`MAX_LIST`]. (MinIO knows them only by the exact key.)
     async fn list_uploads(&self, prefix: &Prefix) -> Result<Vec<OpenUpload>, TargetError>;
 
-    /// Writes, reads, lists and removes an object of its own and checks that the store refuses to overwrite it.
+    /// What the store does against deletion, as it is set now (some seconds old at most).
+    async fn immutability(&self) -> Result<Immutability, TargetError>;
+
+    /// Locks a version in compliance mode until `until` (in whole seconds, rounded up). A lock is never shortened: one
+    /// that lasts longer stays. A store without locks is an [`crate::ErrorKind::Unsupported`] error.
+    async fn lock(&self, key: &Key, version: &Version, until: Timestamp) -> Result<(), TargetError>;
+
+    /// Until when a version is locked, in whatever mode; the date may have passed. `None`: never was, or cannot be.
+    async fn locked_until(&self, key: &Key, version: &Version) -> Result<Option<Timestamp>, TargetError>;
+
+    /// Writes, reads, lists and removes an object of its own and checks that the store refuses to overwrite it. Where
+    /// every new object is locked, it uses one object again and again.
     async fn probe(&self) -> Result<ProbeReport, TargetError>;
 }
 

@@ -1,12 +1,14 @@
-//! Test equipment, not part of the product: a target in memory, faults on demand, a real S3 gateway, a network that
+//! Test equipment, not part of the product: a target in memory, faults on demand, real S3 servers, a network that
 //! loses answers, a server that answers what a test wants, and the suite that every target passes. Helpers panic where a test could not go on.
 
+mod buckets;
 mod conformance;
 mod crash;
 mod disk;
 mod faulty;
 mod gateway;
 mod memory;
+mod minio;
 mod proxy;
 mod scripted;
 
@@ -17,5 +19,6 @@ pub use disk::SmallDisk;
 pub use faulty::{Fault, Faulty, Operation};
 pub use gateway::{Gateway, GatewayOptions};
 pub use memory::MemoryTarget;
+pub use minio::Minio;
 pub use proxy::LossyProxy;
 pub use scripted::{Answer, ScriptedStore};

@@ -4,9 +4,10 @@ use std::{ops::Range, sync::Arc, sync::Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_target::{
-    Creation, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber, Pin, Prefix,
-    ProbeReport, Target, TargetError, Upload,
+    Creation, Immutability, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber, Pin,
+    Prefix, ProbeReport, Target, TargetError, Upload, Version,
 };
+use jiff::Timestamp;
 
 /// A request that moves bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +124,18 @@ impl Target for Counting {
 
     async fn list_uploads(&self, prefix: &Prefix) -> Result<Vec<OpenUpload>, TargetError> {
         self.inner.list_uploads(prefix).await
+    }
+
+    async fn immutability(&self) -> Result<Immutability, TargetError> {
+        self.inner.immutability().await
+    }
+
+    async fn lock(&self, key: &Key, version: &Version, until: Timestamp) -> Result<(), TargetError> {
+        self.inner.lock(key, version, until).await
+    }
+
+    async fn locked_until(&self, key: &Key, version: &Version) -> Result<Option<Timestamp>, TargetError> {
+        self.inner.locked_until(key, version).await
     }
 
     async fn probe(&self) -> Result<ProbeReport, TargetError> {

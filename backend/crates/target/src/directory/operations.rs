@@ -4,6 +4,7 @@ use std::{ops::Range, time::Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::{sync::mpsc, time::timeout};
 use uuid::Uuid;
 
@@ -18,8 +19,8 @@ use super::{
     workers::Waiter,
 };
 use crate::{
-    Creation, ErrorKind, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber, Pin,
-    Prefix, ProbeReport, Target, TargetError, Upload, layout::probe_key,
+    Creation, ErrorKind, Immutability, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part,
+    PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, Version, layout::probe_key,
 };
 
 /// Removals under way at once in one [`Target::delete`].
@@ -227,6 +228,19 @@ impl Target for DirectoryTarget {
             upload::list(root, &own)
         })
         .await
+    }
+
+    async fn immutability(&self) -> Result<Immutability, TargetError> {
+        Ok(Immutability::default())
+    }
+
+    async fn lock(&self, key: &Key, _: &Version, _: Timestamp) -> Result<(), TargetError> {
+        let trouble = Trouble::new(ErrorKind::Unsupported, "a folder has no object lock");
+        Err(trouble.explain("lock", key.as_str(), &self.place))
+    }
+
+    async fn locked_until(&self, _: &Key, _: &Version) -> Result<Option<Timestamp>, TargetError> {
+        Ok(None)
     }
 
     async fn probe(&self) -> Result<ProbeReport, TargetError> {

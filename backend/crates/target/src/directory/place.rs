@@ -41,8 +41,15 @@ impl<'a> Place<'a> {
     }
 
     /// Makes the file's name durable, and those of all folders on the way: a rival may have made them a moment ago.
+    /// (One that is gone was empty, so what was in it had been removed; then the one above says so durably.)
     fn sync(&self) -> Outcome<()> {
-        self.folders.iter().rev().try_for_each(Folder::sync)
+        for folder in self.folders.iter().rev() {
+            match folder.sync() {
+                Err(trouble) if trouble.is_absence() => {}
+                settled => settled?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -80,7 +87,7 @@ pub(super) fn remove(root: &Folder, key: &Key) -> Outcome<()> {
         settled => settled?,
     };
     place.parent().remove(place.name)?;
-    place.parent().sync()
+    place.sync()
 }
 
 /// Removes the folders of a key that are empty now, from below. A creator that comes in between finds its folder gone

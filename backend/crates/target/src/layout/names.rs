@@ -490,6 +490,11 @@ pub fn report_key(cluster: &Uid, restore: &Uid) -> Key {
     Prefix::new(format!("{ROOT}reports/{cluster}/")).key(&format!("restore-{restore}.jsonl.zst"))
 }
 
+/// Key of the object of the health probe where objects cannot be removed: always the same.
+pub fn standing_probe_key() -> Key {
+    Prefix::new(format!("{ROOT}probe/")).key("standing")
+}
+
 /// Key of an object of the health probe; a new one each time.
 pub fn probe_key() -> Key {
     Prefix::new(format!("{ROOT}probe/")).key(&uuid::Uuid::new_v4().to_string())

@@ -72,6 +72,23 @@ impl Call<'_> {
         }
     }
 
+    /// Explains a failed question or order about versions and locks, which not every store has.
+    pub(super) fn explain_setting<E>(&self, error: &SdkError<E, HttpResponse>) -> TargetError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let explained = self.explain(error);
+        let SdkError::ServiceError(service) = error else {
+            return explained;
+        };
+        match (service.raw().status().as_u16(), service.err().code()) {
+            (405 | 501, _) | (_, Some("MethodNotAllowed" | "NotImplemented")) => {
+                self.error(ErrorKind::Unsupported, explained.why())
+            }
+            _ => explained,
+        }
+    }
+
     /// An object that is shorter than the range that was asked for.
     pub(super) fn ends_inside(&self, range: &Range<u64>, end: u64) -> TargetError {
         let why = format!(

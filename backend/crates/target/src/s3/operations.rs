@@ -3,13 +3,14 @@ use std::{ops::Range, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::time::timeout;
 
-use super::{LONG, S3Target, SHORT, attempts::Put, bound, page};
+use super::{LONG, S3Target, SHORT, bound, page};
 use crate::{
-    Creation, ErrorKind, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
-    PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, layout::probe_key,
+    Creation, ErrorKind, Immutability, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload,
+    Part, PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, Version,
 };
 
 /// Removals under way at once in one [`Target::delete`].
@@ -25,36 +26,26 @@ impl Target for S3Target {
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<ObjectMeta, TargetError> {
         let call = self.call("write", key.as_str());
-        match self.put_if_absent(call, key, &body).await? {
-            Put::Done(output) => self.created(key, body.len() as u64, &output).await,
-            Put::Taken => {
-                let same = self
-                    .retry(call, bound(body.len() as u64), |_| self.holds(call, key, &body))
-                    .await?;
-                if same {
-                    return self.head(key).await;
-                }
-                Err(call.error(ErrorKind::Exists, "it is there already with other content"))
-            }
+        if let Some(meta) = self.create(call, key, &body).await? {
+            return Ok(meta);
         }
+        let same = self.held(call, key, &body).await?;
+        same.ok_or_else(|| call.error(ErrorKind::Exists, "it is there already with other content"))
     }
 
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<Creation, TargetError> {
-        match self
-            .put_if_absent(self.call("create", key.as_str()), key, &body)
-            .await?
-        {
-            Put::Done(output) => Ok(Creation::Created(
-                self.created(key, body.len() as u64, &output).await?,
-            )),
-            Put::Taken => Ok(Creation::Exists),
-        }
+        let created = self.create(self.call("create", key.as_str()), key, &body).await?;
+        Ok(created.map_or(Creation::Exists, Creation::Created))
     }
 
     async fn get(&self, key: &Key, max: u64) -> Result<Object, TargetError> {
         let call = self.call("read", key.as_str());
-        self.retry(call, bound(max.min(64 << 20)), |_| {
-            self.read(call, key, None, None, max)
+        self.pinned(call, key, None, |pin| async move {
+            let pin = pin.as_ref();
+            self.retry(call, bound(max.min(64 << 20)), |_| {
+                self.read(call, key, None, pin, max)
+            })
+            .await
         })
         .await
     }
@@ -64,10 +55,14 @@ impl Target for S3Target {
             return Ok(Bytes::new());
         }
         let call = self.call("read", key.as_str());
-        let wanted = range.end - range.start;
+        let (wanted, range) = (range.end - range.start, &range);
         let object = self
-            .retry(call, bound(wanted), |_| {
-                self.read(call, key, Some(&range), pin, wanted)
+            .pinned(call, key, pin, |pin| async move {
+                let pin = pin.as_ref();
+                self.retry(call, bound(wanted), |_| {
+                    self.read(call, key, Some(range), pin, wanted)
+                })
+                .await
             })
             .await;
         let object = object.map_err(|error| match error.kind() {
@@ -76,18 +71,20 @@ impl Target for S3Target {
         })?;
         if object.body.len() as u64 != wanted {
             let end = range.start.saturating_add(object.meta.size);
-            return Err(call.ends_inside(&range, end));
+            return Err(call.ends_inside(range, end));
         }
         Ok(object.body)
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, TargetError> {
-        let call = self.call("look up", key.as_str());
-        self.retry(call, SHORT, |_| self.head_once(call, key, None)).await
+        self.look_up(self.call("look up", key.as_str()), key).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Listing, TargetError> {
         let call = self.call("list", request.prefix.as_str());
+        if self.versioned(call).await? {
+            return self.list_versions(call, request).await;
+        }
         let output = self
             .retry(call, SHORT, |_| async move {
                 let sent = self
@@ -107,9 +104,12 @@ impl Target for S3Target {
 
     async fn delete(&self, keys: &[Key]) -> Result<(), TargetError> {
         // One by one: not every store has the bulk call, and those that have it want a checksum others refuse.
-        let removals =
-            stream::iter(keys.to_vec()).map(|key| async move { self.delete_one(&key, None).await });
-        removals.buffer_unordered(DELETES).try_collect().await
+        let removals = stream::iter(keys.to_vec())
+            .map(|key| async move { self.remove(self.call("delete", key.as_str()), &key).await });
+        let outcomes: Vec<_> = removals.buffer_unordered(DELETES).collect().await;
+        let mut errors: Vec<TargetError> = outcomes.into_iter().filter_map(Result::err).collect();
+        errors.sort_by_key(|error| error.kind() == ErrorKind::Locked);
+        errors.into_iter().next().map_or(Ok(()), Err)
     }
 
     async fn begin_upload(&self, key: &Key) -> Result<Upload, TargetError> {
@@ -142,23 +142,29 @@ impl Target for S3Target {
         pin: &Pin,
     ) -> Result<Part, TargetError> {
         let call = self.call("copy a part of", source.as_str());
-        let copied = self.retry(
-            call,
-            bound(range.end.saturating_sub(range.start)).min(LONG),
-            |_| self.copy_once(call, upload, number, source, &range, pin),
-        );
+        let (bound, range) = (bound(range.end.saturating_sub(range.start)).min(LONG), &range);
+        let copied = self.pinned(call, source, Some(pin), |pin| async move {
+            let pin = &pin.ok_or_else(|| call.error(ErrorKind::Other, "a copy needs a pin"))?;
+            self.retry(call, bound, |_| {
+                self.copy_once(call, upload, number, source, range, pin)
+            })
+            .await
+        });
         let error = match copied.await {
             // Stores have several words for a range that ends behind the object.
             Err(error) if error.kind() == ErrorKind::Other => error,
             settled => return settled,
         };
-        let found = self
-            .retry(call, SHORT, |_| {
-                self.head_once(call, source, pin.version.as_ref())
-            })
-            .await?;
+        let found = match &pin.version {
+            None => self.look_up(call, source).await?,
+            version => {
+                let version = version.as_ref();
+                self.retry(call, SHORT, |_| self.head_once(call, source, version))
+                    .await?
+            }
+        };
         if found.size < range.end {
-            return Err(call.ends_inside(&range, found.size));
+            return Err(call.ends_inside(range, found.size));
         }
         Err(error)
     }
@@ -193,14 +199,34 @@ impl Target for S3Target {
         self.retry(call, SHORT, |_| self.open_uploads(call, prefix)).await
     }
 
+    async fn immutability(&self) -> Result<Immutability, TargetError> {
+        self.settings(self.call("look up the settings of", "")).await
+    }
+
+    async fn lock(&self, key: &Key, version: &Version, until: Timestamp) -> Result<(), TargetError> {
+        let call = self.call("lock", key.as_str());
+        if !self.settings(call).await?.lockable {
+            return Err(call.error(ErrorKind::Unsupported, "the bucket has no object lock"));
+        }
+        self.lock_version(call, key, version, until).await
+    }
+
+    async fn locked_until(&self, key: &Key, version: &Version) -> Result<Option<Timestamp>, TargetError> {
+        let call = self.call("look up the lock of", key.as_str());
+        if !self.settings(call).await?.lockable {
+            return Ok(None);
+        }
+        let found = self.retention(call, key, version).await?;
+        Ok(found.map(|(_, until)| until))
+    }
+
     async fn probe(&self) -> Result<ProbeReport, TargetError> {
         let begun = Instant::now();
-        let key = probe_key();
         let late = || {
             self.call("probe", "")
                 .error(ErrorKind::Unreachable, "no answer in 10 s")
         };
-        timeout(PROBE, Box::pin(self.try_out(&key)))
+        timeout(PROBE, Box::pin(self.try_out()))
             .await
             .unwrap_or_else(|_| Err(late()))?;
         Ok(ProbeReport {

@@ -2,7 +2,7 @@
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
 use super::{attempts::seconds, explain::Call};
-use crate::{ETag, ErrorKind, ListRequest, Listing, MAX_LIST, ObjectMeta, TargetError};
+use crate::{ETag, ErrorKind, ListRequest, Listing, MAX_LIST, ObjectMeta, Prefix, TargetError};
 
 /// Longest continuation token, in bytes: it goes into the address of the next request, and holds a name or two.
 const MAX_TOKEN: usize = 8 << 10;
@@ -18,14 +18,9 @@ pub(super) fn read(
 ) -> Result<Listing, TargetError> {
     let wrong = |why: &str| Err(call.error(ErrorKind::Protocol, why));
     let (contents, folders) = (output.contents(), output.common_prefixes());
-    if contents.len() + folders.len() > MAX_LIST as usize {
-        return wrong("the store lists more on one page than was asked for");
-    }
     let names = contents.iter().filter_map(|object| object.key());
-    let mut names = names.chain(folders.iter().filter_map(|folder| folder.prefix()));
-    if names.any(|name| !name.starts_with(request.prefix.as_str())) {
-        return wrong("the store lists what lies elsewhere");
-    }
+    let names = names.chain(folders.iter().filter_map(|folder| folder.prefix()));
+    check(call, &request.prefix, contents.len() + folders.len(), names)?;
     let next = match (
         output.is_truncated().unwrap_or_default(),
         output.next_continuation_token(),
@@ -55,4 +50,21 @@ pub(super) fn read(
         prefixes: prefixes.collect(),
         next,
     })
+}
+
+/// Refuses a page with more entries than can be, or with names that lie elsewhere.
+pub(super) fn check<'a>(
+    call: Call<'_>,
+    prefix: &Prefix,
+    entries: usize,
+    mut names: impl Iterator<Item = &'a str>,
+) -> Result<(), TargetError> {
+    let wrong = |why: &str| Err(call.error(ErrorKind::Protocol, why));
+    if entries > MAX_LIST as usize {
+        return wrong("the store lists more on one page than was asked for");
+    }
+    if names.any(|name| !name.starts_with(prefix.as_str())) {
+        return wrong("the store lists what lies elsewhere");
+    }
+    Ok(())
 }

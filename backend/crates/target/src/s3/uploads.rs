@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::{Call, LONG, S3Target, SHORT, attempts::seconds};
 use crate::{
-    ETag, ErrorKind, Key, MAX_LIST, ObjectMeta, OpenUpload, Part, PartNumber, Pin, Prefix, Target,
-    TargetError, Upload,
+    ETag, ErrorKind, Key, MAX_LIST, ObjectMeta, OpenUpload, Part, PartNumber, Pin, Prefix, TargetError,
+    Upload, Version,
 };
 
 impl S3Target {
@@ -167,32 +167,39 @@ impl S3Target {
             .set_parts(Some(list.collect()))
             .build();
         let list = &list;
-        self.retry(call, LONG, |tries| async move {
-            let sent = self
-                .client
-                .complete_multipart_upload()
-                .bucket(&self.bucket)
-                .key(upload.key.as_str())
-                .upload_id(&upload.id)
-                .set_if_none_match(if_absent.then(|| "*".to_owned()))
-                .multipart_upload(list.clone())
-                .send();
-            match sent.await.map_err(|error| call.explain(&error)) {
-                Ok(_) => Ok(()),
-                // The answer to an earlier try was lost: what counts is the object, which is looked at below.
-                Err(error)
-                    if tries > 0 && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Exists) =>
-                {
-                    match self.head_once(call, &upload.key, None).await {
-                        Ok(_) => Ok(()),
-                        Err(_) => Err(error),
+        let version = self
+            .retry(call, LONG, |tries| async move {
+                let sent = self
+                    .client
+                    .complete_multipart_upload()
+                    .bucket(&self.bucket)
+                    .key(upload.key.as_str())
+                    .upload_id(&upload.id)
+                    .set_if_none_match(if_absent.then(|| "*".to_owned()))
+                    .multipart_upload(list.clone())
+                    .send();
+                match sent.await.map_err(|error| call.explain(&error)) {
+                    Ok(output) => Ok(output.version_id().map(Version::new)),
+                    // The answer to an earlier try was lost: what counts is the object, which is looked at below.
+                    Err(error)
+                        if tries > 0 && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Exists) =>
+                    {
+                        match self.look_up(call, &upload.key).await {
+                            Ok(_) => Ok(None),
+                            Err(_) => Err(error),
+                        }
                     }
+                    Err(error) => Err(error),
                 }
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
-        let meta = self.head(&upload.key).await?;
+            })
+            .await?;
+        if let Some(version) = &version
+            && self.versioned(call).await?
+            && !self.came_first(call, &upload.key, version).await?
+        {
+            return Err(call.error(ErrorKind::Exists, "it is there already"));
+        }
+        let meta = self.look_up(call, &upload.key).await?;
         if meta.size != size {
             let why = format!("the store made {} bytes of parts that have {size}", meta.size);
             return Err(call.error(ErrorKind::Changed, why));

@@ -7,10 +7,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::{
-    Creation, ErrorKind, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber, Pin,
-    Prefix, ProbeReport, Target, TargetError, Upload,
+    Creation, ErrorKind, Immutability, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part,
+    PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, Version,
 };
 
 /// A method of [`Target`].
@@ -28,6 +29,9 @@ pub enum Operation {
     UploadPart,
     CopyPart,
     ListParts,
+    Immutability,
+    Lock,
+    LockedUntil,
     CompleteUpload,
     AbortUpload,
     ListUploads,
@@ -228,6 +232,21 @@ impl Target for Faulty {
     async fn list_uploads(&self, prefix: &Prefix) -> Result<Vec<OpenUpload>, TargetError> {
         self.with(Operation::ListUploads, self.inner.list_uploads(prefix), same)
             .await
+    }
+
+    async fn immutability(&self) -> Result<Immutability, TargetError> {
+        self.with(Operation::Immutability, self.inner.immutability(), same)
+            .await
+    }
+
+    async fn lock(&self, key: &Key, version: &Version, until: Timestamp) -> Result<(), TargetError> {
+        let lock = self.inner.lock(key, version, until);
+        self.with(Operation::Lock, lock, same).await
+    }
+
+    async fn locked_until(&self, key: &Key, version: &Version) -> Result<Option<Timestamp>, TargetError> {
+        let look = self.inner.locked_until(key, version);
+        self.with(Operation::LockedUntil, look, same).await
     }
 
     async fn probe(&self) -> Result<ProbeReport, TargetError> {

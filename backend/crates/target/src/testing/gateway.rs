@@ -153,12 +153,18 @@ impl Gateway {
         self.folder.path().join("versions")
     }
 
-    /// Turns versioning of the bucket on, as object-lock targets have it.
+    /// A client for another bucket, which need not be there.
+    pub fn bucket(&self, name: &str) -> S3Target {
+        let connection = Connection {
+            bucket: name.to_owned(),
+            ..self.connection()
+        };
+        S3Target::connect(&connection).expect("the gateway's own connection is valid")
+    }
+
+    /// Turns versioning of the bucket `backups` on.
     pub async fn enable_versioning(&self) {
-        self.target()
-            .enable_versioning()
-            .await
-            .expect("the gateway has a folder for versions");
+        self.target().enable_versioning().await;
     }
 
     /// Kills it as a power cut would.
@@ -215,7 +221,7 @@ fn binary() -> PathBuf {
     })
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -8,10 +8,12 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::{
-    Creation, ETag, ErrorKind, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta, OpenUpload, Part,
-    PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, layout::Digest,
+    Creation, ETag, ErrorKind, Immutability, Key, ListRequest, Listing, MAX_LIST, Object, ObjectMeta,
+    OpenUpload, Part, PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, Version,
+    layout::Digest,
 };
 
 /// A bucket that is gone with the test.
@@ -331,6 +333,18 @@ impl Target for MemoryTarget {
             initiated: 0,
         };
         Ok(uploads.map(open).collect())
+    }
+
+    async fn immutability(&self) -> Result<Immutability, TargetError> {
+        Ok(Immutability::default())
+    }
+
+    async fn lock(&self, key: &Key, _: &Version, _: Timestamp) -> Result<(), TargetError> {
+        Err(self.error(ErrorKind::Unsupported, "lock", key))
+    }
+
+    async fn locked_until(&self, _: &Key, _: &Version) -> Result<Option<Timestamp>, TargetError> {
+        Ok(None)
     }
 
     async fn probe(&self) -> Result<ProbeReport, TargetError> {

@@ -5,5 +5,6 @@ mod crash;
 mod directory;
 mod faults;
 mod hostile;
+mod locks;
 mod mounts;
 mod suite;
