@@ -18,9 +18,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_target::{
-    Creation, ETag, ErrorKind, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part, PartNumber,
-    Pin, Prefix, ProbeReport, Target, TargetError, Upload, layout::Digest,
+    Creation, ETag, ErrorKind, Immutability, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part,
+    PartNumber, Pin, Prefix, ProbeReport, Target, TargetError, Upload, Version, layout::Digest,
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 const BLOCK: usize = 64 << 10;
@@ -330,6 +331,18 @@ impl Target for FoldingTarget {
 
     async fn list_uploads(&self, _prefix: &Prefix) -> Result<Vec<OpenUpload>, TargetError> {
         Ok(Vec::new())
+    }
+
+    async fn immutability(&self) -> Result<Immutability, TargetError> {
+        Ok(Immutability::default())
+    }
+
+    async fn lock(&self, _: &Key, _: &Version, _: Timestamp) -> Result<(), TargetError> {
+        unreachable!("no volume is locked")
+    }
+
+    async fn locked_until(&self, _: &Key, _: &Version) -> Result<Option<Timestamp>, TargetError> {
+        Ok(None)
     }
 
     async fn probe(&self) -> Result<ProbeReport, TargetError> {
