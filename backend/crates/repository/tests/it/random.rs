@@ -40,7 +40,9 @@ async fn run(configuration: &'static str, store: Store, encrypts: bool, large: O
         volumes.push(volume);
     }
     let report = Report::new(configuration, seed);
-    let mut world = World::new(seed, store, volumes, folder, report);
+    // Every configuration has its own actions.
+    let own = seed.wrapping_add((configuration.len() as u64) << 32);
+    let mut world = World::new(own, store, volumes, folder, report);
     if encrypts {
         world.switch_encryption();
     }
