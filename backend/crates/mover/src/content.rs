@@ -146,9 +146,14 @@ impl Shard {
         let key = &self.keys[image];
         let stored = self.openings[image].stored(range);
         let stored = stored.map_err(|error| MoverError::sealed(key, error))?;
+        let length = stored.end - stored.start;
         let pin = Some(&self.pins[image]);
         let bytes = remote.target.get_range(key, stored, pin).await;
         let bytes = bytes.map_err(|error| MoverError::bound(key, error))?;
+        if bytes.len() as u64 != length {
+            let what = format!("{} bytes came instead of {length}", bytes.len());
+            return Err(MoverError::damaged(key, what));
+        }
         progress.transferred(bytes.len() as u64);
         Ok(bytes)
     }

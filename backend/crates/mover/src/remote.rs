@@ -257,11 +257,16 @@ impl RemoteFile {
     fn fetch(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let wanted = start..end;
         let stored = self.opening.stored(&wanted).map_err(io::Error::other)?;
+        let length = stored.end - stored.start;
         let call = self.remote.target.get_range(&self.key, stored, Some(&self.pin));
         let bytes = self.remote.wait(call).map_err(|error| match error {
             WaitError::Target(error) => io::Error::other(error),
             WaitError::Cancelled => io::ErrorKind::Interrupted.into(),
         })?;
+        if bytes.len() as u64 != length {
+            let what = format!("{} bytes came instead of {length}", bytes.len());
+            return Err(io::Error::other(what));
+        }
         self.opening.open(&wanted, bytes).map_err(io::Error::other)
     }
 }

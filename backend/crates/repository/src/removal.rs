@@ -75,22 +75,20 @@ pub async fn tidy(
         .iter()
         .filter_map(|images| images.first().map(Arc::as_ref))
         .collect();
-    let keep =
-        |image: &ImageId| heads.contains(image) || (rules.busy)(image) || !rules.seen.images.contains(image);
+    // What a point lies upon whose image a lost generation named stays in the chain, which says what keys open it.
+    let chain = newest(target, home).await?;
+    let below_lost = named_by(rules, &|head| {
+        chain.images().iter().all(|entry| entry.id != *head)
+    });
+    let keep = |image: &ImageId| {
+        heads.contains(image)
+            || below_lost.contains(image)
+            || (rules.busy)(image)
+            || !rules.seen.images.contains(image)
+    };
     let linked = unlink(target, home, &keep, &there, rules.now).await?;
     // A point whose image is in no chain that reads is read by what it named itself.
-    let astray = |images: &&Vec<Arc<ImageId>>| {
-        images
-            .first()
-            .is_some_and(|head| !linked.images.contains(&**head))
-    };
-    let recorded: BTreeSet<&ImageId> = rules
-        .points
-        .iter()
-        .filter(astray)
-        .flatten()
-        .map(Arc::as_ref)
-        .collect();
+    let recorded = named_by(rules, &|head| !linked.images.contains(head));
     let held = held(target, home, rules.now).await?;
     let goes = |key: &Key| {
         let name = key.file_name();
@@ -118,6 +116,13 @@ pub async fn tidy(
         }
     }
     Ok(gone.len())
+}
+
+/// Every image that points name whose own image is like this.
+fn named_by<'r>(rules: &Rules<'r>, is_so: &dyn Fn(&ImageId) -> bool) -> BTreeSet<&'r ImageId> {
+    let so = |images: &&Vec<Arc<ImageId>>| images.first().is_some_and(|head| is_so(head));
+    let images = rules.points.iter().filter(so).flatten();
+    images.map(Arc::as_ref).collect()
 }
 
 /// Whether a file that no image consists of any more has to stay for a while.
@@ -158,8 +163,9 @@ pub async fn erase_home(
     Ok(gone + rest.len())
 }
 
-/// Removes the data keys of a plan that nothing on the target was sealed with. `keep` names those of points and of runs
-/// that are at work; those of images are found here.
+/// Removes the data keys of a plan that nothing on the target was sealed with. `keep` names those of points, of runs that
+/// are at work, and those that were not there before points and runs were asked for: they may be of a run that began
+/// meanwhile. Those of images are found here.
 ///
 /// # Errors
 /// Those of the store and of [`newest`]; a chain that does not read keeps all keys.

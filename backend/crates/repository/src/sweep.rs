@@ -14,7 +14,7 @@ use holdfast_target::{Key, Target};
 use jiff::Timestamp;
 
 use crate::removal::{self, Rules, Seen};
-use crate::{RepositoryError, point};
+use crate::{RepositoryError, keys, point};
 
 /// Most images of one plan, counted once for each point that needs them (eight bytes each): two thousand points of a
 /// hundred volumes with chains of fifty.
@@ -27,6 +27,7 @@ pub struct Look {
     plan: Uid,
     folders: BTreeSet<Location>,
     homes: BTreeMap<VolumeHome, Seen>,
+    keys: BTreeSet<KeyId>,
 }
 
 /// Looks at everything of a plan.
@@ -47,6 +48,7 @@ pub async fn look(target: &dyn Target, cluster: &Uid, plan: &Uid) -> Result<Look
         plan: plan.clone(),
         folders,
         homes,
+        keys: keys::all(target, cluster, plan).await?,
     })
 }
 
@@ -96,7 +98,8 @@ pub async fn sweep(
         };
     }
     let of_run = |key: &KeyId| at_work.runs.iter().any(|run| run.as_str() == key.as_str());
-    let keeps = |key: &KeyId| survey.keys.contains(key) || of_run(key);
+    // A key that came after the look is of a run that began after it was asked who is at work.
+    let keeps = |key: &KeyId| survey.keys.contains(key) || of_run(key) || !look.keys.contains(key);
     gone += removal::erase_keys(target, &look.cluster, &look.plan, keeps).await?;
     Ok(gone)
 }
@@ -110,7 +113,7 @@ pub struct Survey {
     uncommitted: Vec<Location>,
     /// Objects files of attempts before the one that was committed.
     abandoned: Vec<Key>,
-    /// Data keys of the points.
+    /// Data keys of the points, and of the backups whose images they name.
     keys: BTreeSet<KeyId>,
     /// The images of every point, newest first.
     images: BTreeMap<VolumeHome, Vec<Vec<Arc<ImageId>>>>,
@@ -136,6 +139,14 @@ impl Survey {
             survey.abandoned.extend(abandoned);
             for needs in found.needs() {
                 number += needs.images.len();
+                if found.key().is_some() {
+                    // Where every chain file is lost, nothing else says that they are needed.
+                    let of_images = needs
+                        .images
+                        .iter()
+                        .filter_map(|image| image.backup.as_str().parse().ok());
+                    survey.keys.extend::<Vec<KeyId>>(of_images.collect());
+                }
                 let images = needs.images.into_iter().map(|image| match known.get(&image) {
                     Some(known) => known.clone(),
                     None => {
@@ -172,6 +183,46 @@ mod tests {
     use holdfast_target::testing::MemoryTarget;
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_key_of_a_run_that_has_just_begun_stays() {
+        let store = MemoryTarget::new();
+        let holders = keys::tests::holders();
+        let (dead, began) = ("c/p/dead".parse().unwrap(), "c/p/began".parse().unwrap());
+        keys::ensure(&store, &dead, &holders).await.unwrap();
+        let (cluster, plan): (Uid, Uid) = ("c".parse().unwrap(), "p".parse().unwrap());
+        let look = look(&store, &cluster, &plan).await.unwrap();
+        keys::ensure(&store, &began, &holders).await.unwrap();
+        let at_work = AtWork {
+            runs: &BTreeSet::new(),
+            images: &|_, _| false,
+            plan_lives: true,
+        };
+        let swept = sweep(&store, &look, &at_work, Duration::ZERO, Timestamp::UNIX_EPOCH).await;
+        assert_eq!(swept.unwrap(), 1);
+        let left = keys::all(&store, &cluster, &plan).await.unwrap();
+        assert_eq!(left.into_iter().map(String::from).collect::<Vec<_>>(), ["began"]);
+    }
+
+    #[tokio::test]
+    async fn the_keys_of_images_that_a_point_names_stay_though_no_chain_names_them() {
+        let store = MemoryTarget::new();
+        let holders = keys::tests::holders();
+        let below: Location = "c/p/below".parse().unwrap();
+        keys::ensure(&store, &below, &holders).await.unwrap();
+        let mut manifest = point::tests::manifest("c/p/b");
+        let volume = &mut manifest.volumes[0];
+        let mut base = volume.chain[0].clone();
+        base.id = "below-a1".parse().unwrap();
+        volume.chain[0].parent = Some(base.id.clone());
+        volume.chain[0].kind = holdfast_target::layout::ImageKind::Incremental;
+        volume.chain.push(base);
+        let key = keys::ensure(&store, &manifest.location, &holders).await.unwrap();
+        point::commit(&store, &manifest, Some(&key)).await.unwrap();
+        let survey = Survey::read(&store, &[manifest.location]).await.unwrap();
+        let keys: Vec<&str> = survey.keys.iter().map(KeyId::as_str).collect();
+        assert_eq!(keys, ["b", "below"]);
+    }
 
     #[tokio::test]
     async fn an_attempt_beyond_every_count_is_damage() {

@@ -179,6 +179,22 @@ async fn a_point_whose_chain_file_is_lost_keeps_what_it_named() {
 }
 
 #[tokio::test]
+async fn what_a_point_lies_upon_stays_in_the_chain_that_lost_the_point() {
+    let target = MemoryTarget::new();
+    put_chain(&target, &[("a", None), ("b", Some("a"))]).await;
+    target.damage(&home().chain_key(Generation(2)), |bytes| bytes.truncate(5));
+    let next = image(&target, "c", None).await;
+    append(&target, &home(), &next, None).await.unwrap();
+    tidy_now(&target, &[&["b", "a"], &["c"]], 0, 100).await;
+    assert_eq!(
+        names(&target).await,
+        ["a", "c"],
+        "a sealed one's keys are named there"
+    );
+    assert_eq!((files(&target, "a"), files(&target, "b")), (2, 2));
+}
+
+#[tokio::test]
 async fn merged_files_that_were_never_put_in_the_chain_go() {
     let target = MemoryTarget::new();
     put_chain(&target, &[("a", None), ("b", Some("a"))]).await;

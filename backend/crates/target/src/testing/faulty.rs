@@ -1,13 +1,17 @@
 //! A target that fails on demand.
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use crate::{
     Creation, ErrorKind, Immutability, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part,
@@ -53,11 +57,47 @@ pub enum Fault {
     Flip(u8),
 }
 
+/// Longest time that a death waits for calls that are under way.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+
 /// Wraps a target; faults are used up in the order they were planned, for the operation they were planned for.
+///
+/// It can also stand for the end of a process ([`Faulty::die_after`]): what a process leaves behind when it is killed is
+/// what its calls have done until then.
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn Target>,
     plan: Mutex<Vec<(Operation, u32, Fault)>>,
+    injected: AtomicU64,
+    life: Mutex<Life>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    /// Calls until the last one, and whether that is made.
+    left: Option<(u64, bool)>,
+    /// Calls under way.
+    running: u32,
+    dying: bool,
+    dead: bool,
+}
+
+/// What becomes of a call.
+enum Begun<'a> {
+    Alive(Running<'a>),
+    Last { made: bool },
+    TooLate,
+}
+
+/// A call under way.
+struct Running<'a>(&'a Faulty);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.life().running -= 1;
+        self.0.changed.notify_waiters();
+    }
 }
 
 impl Faulty {
@@ -66,7 +106,75 @@ impl Faulty {
         Self {
             inner,
             plan: Mutex::default(),
+            injected: AtomicU64::new(0),
+            life: Mutex::default(),
+            changed: Notify::new(),
         }
+    }
+
+    /// The process ends with the call after so many more: that one is made or not, and neither it nor any later one is
+    /// answered. Who waits for [`Faulty::died`] then drops what made the calls.
+    pub fn die_after(&self, calls: u64, made: bool) {
+        self.life().left = Some((calls, made));
+    }
+
+    /// Waits for the death that was planned; calls that were under way have ended then.
+    pub async fn died(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.life().dead {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// How many faults have happened; delays do not count.
+    pub fn injected(&self) -> u64 {
+        self.injected.load(Ordering::Relaxed)
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) -> Begun<'_> {
+        let mut life = self.life();
+        if life.dying {
+            return Begun::TooLate;
+        }
+        match &mut life.left {
+            Some((0, made)) => {
+                let made = *made;
+                life.dying = true;
+                Begun::Last { made }
+            }
+            left => {
+                if let Some((calls, _)) = left {
+                    *calls -= 1;
+                }
+                life.running += 1;
+                drop(life);
+                Begun::Alive(Running(self))
+            }
+        }
+    }
+
+    /// Waits for what is under way, then says that the process is dead.
+    async fn die(&self) {
+        let silence = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.life().running == 0 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        // A call that nobody polls any more does nothing either.
+        let _ = tokio::time::timeout(LAST_CALLS, silence).await;
+        self.life().dead = true;
+        self.changed.notify_waiters();
     }
 
     /// The next `times` calls of `operation` that no earlier plan takes get this fault.
@@ -83,6 +191,9 @@ impl Faulty {
             .iter_mut()
             .find(|(op, times, _)| *op == operation && *times > 0)?;
         *times -= 1;
+        if !matches!(fault, Fault::Delay(_)) {
+            self.injected.fetch_add(1, Ordering::Relaxed);
+        }
         Some(*fault)
     }
 
@@ -96,6 +207,18 @@ impl Faulty {
         call: impl Future<Output = Result<T, TargetError>>,
         change: impl FnOnce(T, Fault) -> T,
     ) -> Result<T, TargetError> {
+        let _running = match self.begin() {
+            Begun::Alive(running) => running,
+            Begun::Last { made } => {
+                if made {
+                    // Nobody gets to know how it ended.
+                    drop(call.await);
+                }
+                self.die().await;
+                return std::future::pending().await;
+            }
+            Begun::TooLate => return std::future::pending().await,
+        };
         match self.take(operation) {
             None => call.await,
             Some(Fault::Fail(kind)) => Err(self.fail(kind)),

@@ -1,10 +1,7 @@
 //! A network that loses answers: requests arrive, what the server says does not.
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{
@@ -13,11 +10,39 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// What a client is told instead of an answer.
+const OUT_OF_ORDER: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// What becomes of an answer; its connection ends in every case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoil {
+    Lose,
+    Refuse,
+    Truncate,
+}
+
+/// Answers to be spoilt.
+#[derive(Debug)]
+struct Plan(Mutex<(u32, Spoil)>);
+
+impl Plan {
+    fn get(&self) -> MutexGuard<'_, (u32, Spoil)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Spoil> {
+        let mut plan = self.get();
+        plan.0 = plan.0.checked_sub(1)?;
+        Some(plan.1)
+    }
+}
+
 /// Passes connections on to a server and cuts them when an answer is to be lost. Ends with the value.
 #[derive(Debug)]
 pub struct LossyProxy {
     address: SocketAddr,
-    lose: Arc<AtomicU32>,
+    plan: Arc<Plan>,
     task: JoinHandle<()>,
 }
 
@@ -26,14 +51,14 @@ impl LossyProxy {
     pub async fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let lose = Arc::new(AtomicU32::new(0));
-        let left = lose.clone();
+        let plan = Arc::new(Plan(Mutex::new((0, Spoil::Lose))));
+        let all = plan.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server, left.clone()));
+                tokio::spawn(pass(client, server, all.clone()));
             }
         });
-        Self { address, lose, task }
+        Self { address, plan, task }
     }
 
     /// Where it listens.
@@ -43,12 +68,22 @@ impl LossyProxy {
 
     /// Loses the next `answers` answers, each with its connection.
     pub fn lose(&self, answers: u32) {
-        self.lose.store(answers, Ordering::SeqCst);
+        *self.plan.get() = (answers, Spoil::Lose);
     }
 
-    /// Answers that are still to be lost.
+    /// Says 503 instead of the next `answers` answers: what was asked for may be done nevertheless.
+    pub fn refuse(&self, answers: u32) {
+        *self.plan.get() = (answers, Spoil::Refuse);
+    }
+
+    /// Passes on the first half of the next `answers` answers.
+    pub fn truncate(&self, answers: u32) {
+        *self.plan.get() = (answers, Spoil::Truncate);
+    }
+
+    /// Answers that are still to be spoilt.
     pub fn left(&self) -> u32 {
-        self.lose.load(Ordering::SeqCst)
+        self.plan.get().0
     }
 }
 
@@ -58,7 +93,7 @@ impl Drop for LossyProxy {
     }
 }
 
-async fn pass(client: TcpStream, server: SocketAddr, lose: Arc<AtomicU32>) {
+async fn pass(client: TcpStream, server: SocketAddr, plan: Arc<Plan>) {
     let Ok(server) = TcpStream::connect(server).await else {
         return;
     };
@@ -67,11 +102,14 @@ async fn pass(client: TcpStream, server: SocketAddr, lose: Arc<AtomicU32>) {
     let requests = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
-        let take = |left: u32| left.checked_sub(1);
-        if lose
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
-            .is_ok()
-        {
+        if let Some(spoil) = plan.take() {
+            let instead = match spoil {
+                Spoil::Lose => &[][..],
+                Spoil::Refuse => OUT_OF_ORDER,
+                Spoil::Truncate => &buffer[..read / 2],
+            };
+            // A client that is gone does not mind.
+            let _ = to_client.write_all(instead).await;
             break;
         }
         if to_client.write_all(&buffer[..read]).await.is_err() {
