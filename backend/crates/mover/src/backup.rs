@@ -2,6 +2,7 @@
 
 mod pipeline;
 mod plan;
+mod resume;
 
 use std::sync::Arc;
 
@@ -9,15 +10,19 @@ use holdfast_qcow2::{ClusterSize, MergedIndex};
 use holdfast_seal::KeyRing;
 use holdfast_target::{
     Key, Target,
-    layout::{FileStem, ImageKind, ImageRecord, ShardNumber, ShardRecord},
+    layout::{Digest, FileStem, ImageKind, ImageRecord, ShardNumber, ShardRecord},
 };
 use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use self::pipeline::ShardBackup;
+use self::{
+    pipeline::ShardBackup,
+    resume::{Earlier, earlier, work},
+};
 use crate::{
     BackupJob, MoverError, Progress,
     buffer::Pool,
+    checkpoint::Keeper,
     device::Device,
     job::{check_chain, cluster_size, shard_sizes},
     ledger::Ledger,
@@ -32,6 +37,10 @@ use crate::{
 /// clusters whose hash differs from the chain's indexes are stored. The objects of the parents are
 /// checked against their records first. Each object is uploaded under a name with the attempt in it and never overwrites
 /// another; on failure or cancellation they and their uploads are removed again, as far as the store can be reached.
+///
+/// A job that says what its device shows ([`BackupJob::source`]) leaves checkpoints. A failure that may pass, a dropped
+/// future and a killed process then leave what was stored, and a later attempt of the same backup goes on from there: its
+/// record names the image that the earlier attempt began.
 ///
 /// # Errors
 /// [`MoverError::NeedsFull`] when the device or the cluster size no longer fits the chain,
@@ -55,17 +64,19 @@ pub async fn backup(
         keys,
     };
     let ledger = Arc::new(Ledger::default());
-    let outcome = run(&remote, job, &progress, &ledger).await;
+    let mut files = FileStem::from(&job.image);
+    let outcome = run(&remote, job, &progress, &ledger, &mut files).await;
     let outcome = match outcome {
         // Whatever a thread tripped over after the token was cancelled is the cancellation.
         Err(_) if cancel.is_cancelled() => Err(MoverError::Cancelled),
         other => other,
     };
-    if outcome.is_err() {
+    if let Err(error) = &outcome {
         inner.cancel();
-        ledger
-            .take_back(&remote, &format!("{}-s", FileStem::from(&job.image)))
-            .await;
+        // What another attempt can go on with stays.
+        if job.source.is_none() || !error.is_retryable() {
+            ledger.take_back(&remote, &format!("{files}-s")).await;
+        }
     }
     outcome
 }
@@ -75,6 +86,7 @@ async fn run(
     job: &BackupJob,
     progress: &Arc<Progress>,
     ledger: &Arc<Ledger>,
+    files: &mut FileStem,
 ) -> Result<ImageRecord, MoverError> {
     let cluster_size = cluster_size(job.cluster_size)?;
     let path = job.device.clone();
@@ -84,8 +96,35 @@ async fn run(
     remote.write_key(job.seal.as_ref(), &job.image)?;
     remote.check_keys(&job.parents)?;
     remote.check_bound(&job.parents).await?;
-    let (remote, job, progress, ledger) = (remote.clone(), job.clone(), progress.clone(), ledger.clone());
-    join(spawn_blocking(move || store(&remote, &job, &device, cluster_size, &progress, &ledger)).await)
+    let mut job = job.clone();
+    let mut kept = None;
+    if let Some(source) = &job.source {
+        let work = work(&job, source, device.size())?;
+        let earlier = remote.unless_cancelled(earlier(remote, &job, &work)).await?;
+        if let Some(earlier) = &earlier {
+            files.clone_from(&earlier.found.checkpoint.files);
+            tracing::info!(%files, "backup: goes on where an earlier attempt stopped");
+            job.image.clone_from(&files.image);
+            for record in &earlier.found.checkpoint.finished {
+                ledger.creating(&remote.key(&record.image));
+                ledger.creating(&remote.key(&record.index));
+            }
+        }
+        kept = Some((work, earlier));
+    }
+    let (remote, progress, ledger) = (remote.clone(), progress.clone(), ledger.clone());
+    let thread = move || {
+        store(
+            &remote,
+            &job,
+            &device,
+            cluster_size,
+            &progress,
+            &ledger,
+            kept.as_ref(),
+        )
+    };
+    join(spawn_blocking(thread).await)
 }
 
 fn check_parents(job: &BackupJob, device: &Device) -> Result<(), MoverError> {
@@ -122,15 +161,41 @@ fn store(
     cluster_size: ClusterSize,
     progress: &Arc<Progress>,
     ledger: &Arc<Ledger>,
+    kept: Option<&(Digest, Option<Earlier>)>,
 ) -> Result<ImageRecord, MoverError> {
     let image_parts = Pool::new(limits::IMAGE_PART, limits::IMAGE_BUFFERS);
     let index_parts = Pool::new(limits::INDEX_PART, limits::INDEX_BUFFERS);
     let seal = remote.write_key(job.seal.as_ref(), &job.image)?;
+    let earlier = kept.and_then(|(_, earlier)| earlier.as_ref());
+    let keeper = kept.map(|(work, earlier)| {
+        let found = earlier.as_ref().map(|earlier| &earlier.found);
+        Keeper::new(remote, ledger, FileStem::from(&job.image), *work, seal, found)
+    });
     let mut shards: Vec<ShardRecord> = Vec::new();
+    if let Some(earlier) = earlier {
+        shards.clone_from(&earlier.found.checkpoint.finished);
+    }
+    let mut resumed = earlier.and_then(|earlier| earlier.shard.as_ref());
+    let finished = shards.len();
     let mut offset = 0;
     for (number, size) in (0..).map(ShardNumber).zip(shard_sizes(device.size())) {
+        if (number.0 as usize) < finished {
+            progress.done(size);
+            offset += size;
+            continue;
+        }
         let backing = job.parents.first().map(|parent| parent.id.file_name(number));
         let parents = open_parents(remote, job, number)?;
+        let resumed = resumed.take();
+        if let Some(resumed) = resumed {
+            progress.done(
+                resumed
+                    .state
+                    .watermark
+                    .saturating_mul(cluster_size.bytes())
+                    .min(size),
+            );
+        }
         let shard = ShardBackup {
             remote,
             ledger,
@@ -145,9 +210,20 @@ fn store(
             cluster_size,
             backing,
             seal,
+            keeper: keeper.as_ref(),
+            resumed,
         };
-        shards.push(shard.store(parents.as_ref())?);
+        let record = shard.store(parents.as_ref())?;
         offset += size;
+        if let Some(keeper) = &keeper
+            && offset < device.size()
+        {
+            remote.runtime.block_on(keeper.finished(&record));
+        }
+        shards.push(record);
+    }
+    if let Some(keeper) = &keeper {
+        remote.runtime.block_on(keeper.done());
     }
     let stored = shards
         .iter()

@@ -33,6 +33,10 @@ pub struct BackupJob {
     /// The data key under which image and index are sealed; absent: they are stored in clear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<KeyId>,
+    /// What the device shows, as the handle of a snapshot names it: with the same text the same bytes. Attempts of a
+    /// backup with the same source go on where an earlier one stopped; absent: each begins anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// Write one volume.
@@ -45,6 +49,10 @@ pub struct RestoreJob {
     pub home: VolumeHome,
     /// Newest first, down to a full image: the point is the first one.
     pub chain: Vec<ImageRecord>,
+    /// Bytes at the start of the device that an earlier attempt has restored of this very chain, as
+    /// [`ProgressSnapshot::bytes_durable`](crate::ProgressSnapshot) told.
+    #[serde(default)]
+    pub from: u64,
 }
 
 /// Either.
@@ -61,7 +69,7 @@ pub enum Job {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreSummary {
-    /// Bytes of the volume, all of them written or zeroed.
+    /// Bytes of the volume, all of them written or zeroed, by this attempt or the one it went on from.
     pub virtual_size: u64,
     /// Bytes written as content, each cluster checked against its hash.
     pub data: u64,

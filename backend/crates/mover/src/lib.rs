@@ -13,6 +13,7 @@
 
 mod backup;
 mod buffer;
+mod checkpoint;
 mod content;
 mod device;
 mod error;

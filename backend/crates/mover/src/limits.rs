@@ -14,8 +14,12 @@ pub const IMAGE_BUFFERS: usize = 5;
 pub const INDEX_PART: usize = 8 << 20;
 /// Buffers for parts of indexes.
 pub const INDEX_BUFFERS: usize = 2;
+/// Parts of an image from one checkpoint to the next.
+pub const CHECKPOINT_PARTS: u32 = 8;
 /// Bytes of the volume restored as one piece: fetched together, written together.
 pub const BATCH: u64 = 2 << 20;
+/// Bytes of a volume that are restored from one flush of the device to the next.
+pub const FLUSH: u64 = 512 << 20;
 /// Most clusters of an image that a verification fetches together.
 pub const BATCH_CLUSTERS: usize = 128;
 /// Most problems that a verification names.
@@ -26,6 +30,8 @@ pub const FETCHES: usize = 8;
 pub const RANGES: usize = 8;
 /// Bytes of an image that nobody needs, but that are read along to make one request of two.
 pub const GAP: u64 = 64 << 10;
+/// Pieces of a merge from one checkpoint to the next, at least.
+pub const CHECKPOINT_PIECES: usize = 4;
 /// Copies of a merge that the store is making.
 pub const COPIES: usize = 8;
 /// Parts of a merged image that are read or sent.

@@ -10,6 +10,7 @@ pub struct Progress {
     done: AtomicU64,
     transferred: AtomicU64,
     device: AtomicU64,
+    durable: AtomicU64,
 }
 
 /// The counters at one moment, in bytes.
@@ -24,6 +25,9 @@ pub struct ProgressSnapshot {
     pub bytes_transferred: u64,
     /// Bytes read from (backup) or written to (restore) the device.
     pub bytes_device: u64,
+    /// Bytes at the start of the volume that a restore has written and flushed: another attempt on the same device need
+    /// not do them again.
+    pub bytes_durable: u64,
 }
 
 impl Progress {
@@ -42,6 +46,7 @@ impl Progress {
             bytes_done: load(&self.done).min(total),
             bytes_transferred: load(&self.transferred),
             bytes_device: load(&self.device),
+            bytes_durable: load(&self.durable),
         }
     }
 
@@ -61,9 +66,14 @@ impl Progress {
         self.device.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn durable(&self, bytes: u64) {
+        self.durable.fetch_max(bytes, Ordering::Relaxed);
+    }
+
     /// A restore that has to begin again (see [`crate::restore()`]).
     pub(crate) fn restart(&self) {
         self.done.store(0, Ordering::Relaxed);
+        self.durable.store(0, Ordering::Relaxed);
     }
 }
 

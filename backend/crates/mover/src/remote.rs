@@ -51,6 +51,17 @@ impl Remote {
         })
     }
 
+    /// Stops waiting when cancelled.
+    pub(crate) async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, MoverError>>,
+    ) -> Result<T, MoverError> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(MoverError::Cancelled),
+            outcome = work => outcome,
+        }
+    }
+
     /// The key under which files of an image are sealed, where a job says so.
     pub(crate) fn write_key(
         &self,
@@ -144,10 +155,7 @@ impl Remote {
         let checks = stream::iter(checks)
             .buffer_unordered(limits::RANGES)
             .try_collect::<()>();
-        tokio::select! {
-            () = self.cancel.cancelled() => Err(MoverError::Cancelled),
-            outcome = checks => outcome,
-        }
+        self.unless_cancelled(checks).await
     }
 
     /// Checks that an object is there with the size and entity tag that were recorded.

@@ -1,6 +1,7 @@
 //! From images on the target to a device.
 
 mod fetch;
+mod front;
 mod plan;
 mod write;
 
@@ -33,7 +34,8 @@ use crate::{
 /// Writes the newest image of the chain of `job` to its device, every cluster of it.
 ///
 /// Content is written after its hash was found right, empty ranges are zeroed, and all of it is flushed before this
-/// returns. Whatever fails, the device then holds a mixture and must not be used. (Where the kernel zeroes ranges and
+/// returns. Whatever fails, the device then holds a mixture and must not be used; another attempt may go on with what was
+/// flushed ([`RestoreJob::from`]). (Where the kernel zeroes ranges and
 /// samples show that the device only pretends, everything is done again with written zeroes.)
 ///
 /// # Errors
@@ -87,11 +89,17 @@ async fn run(
     progress.total(newest.virtual_size);
     remote.check_bound(&job.chain).await?;
     let chain: Arc<[ImageRecord]> = job.chain.clone().into();
-    let counters = match pass(remote, &chain, &device, progress, Zeroing::Punched).await {
+    let from = job.from.min(newest.virtual_size);
+    progress.done(from);
+    progress.durable(from);
+    let mut begun_at = from;
+    let counters = match pass(remote, &chain, &device, progress, Zeroing::Punched, from).await {
         Err(Failure::PunchLied) => {
             tracing::warn!(device = %job.device.display(), "restore: the device does not zero what it is told to; again, with written zeroes");
             progress.restart();
-            pass(remote, &chain, &device, progress, Zeroing::Written).await
+            // An earlier attempt may have believed it.
+            begun_at = 0;
+            pass(remote, &chain, &device, progress, Zeroing::Written, 0).await
         }
         other => other,
     };
@@ -106,9 +114,10 @@ async fn run(
         zeroed,
         zeroing,
     } = counters;
-    if data + zeroed != newest.virtual_size {
+    progress.durable(newest.virtual_size);
+    if begun_at + data + zeroed != newest.virtual_size {
         let what = format!(
-            "{data} bytes written and {zeroed} zeroed do not make {}",
+            "{data} bytes written and {zeroed} zeroed from byte {begun_at} on do not make {}",
             newest.virtual_size
         );
         return Err(MoverError::Internal(what));
@@ -122,13 +131,14 @@ async fn run(
     })
 }
 
-/// One pass over the whole volume: plan → fetch (ahead, in order) → decompress, check and write.
+/// One pass over the volume from this byte on: plan → fetch (ahead, in order) → decompress, check and write.
 async fn pass(
     remote: &Remote,
     chain: &Arc<[ImageRecord]>,
     device: &Arc<Device>,
     progress: &Arc<Progress>,
     zeroing: Zeroing,
+    from: u64,
 ) -> Result<Counters, Failure> {
     // A pass has a token of its own: its threads end with it, whatever ended it.
     let remote = Remote {
@@ -142,12 +152,13 @@ async fn pass(
     let mut threads: JoinSet<Result<(), Failure>> = JoinSet::new();
     {
         let (remote, chain) = (remote.clone(), chain.clone());
-        threads.spawn_blocking(move || plan(&remote, &chain, &plan_to).map_err(Failure::Error));
+        threads.spawn_blocking(move || plan(&remote, &chain, from, &plan_to).map_err(Failure::Error));
     }
     let writers = Writers::new(
         device.clone(),
         cluster_size(chain[0].cluster_size)?,
         zeroing,
+        from,
         work,
     );
     for _ in 0..limits::workers() {

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::{
     MoverError, Progress,
     buffer::{PartBuffer, Pool},
+    checkpoint::{Blob, FirstPart, SealState, UploadState},
     ledger::Ledger,
     remote::Remote,
 };
@@ -39,6 +40,8 @@ impl Cutter {
 #[derive(Debug)]
 struct Seal {
     head: Sealer,
+    /// What earlier attempts sealed of the body.
+    before: Layout,
     body: Sealer,
     /// Sealed bytes on their way into the cutter.
     sealed: Vec<u8>,
@@ -49,6 +52,7 @@ impl Seal {
     fn new(key: &DataKey) -> Self {
         Self {
             head: Sealer::new(key),
+            before: Layout::default(),
             body: Sealer::new(key),
             sealed: Vec::new(),
             failed: None,
@@ -76,7 +80,7 @@ impl Seal {
         let mut sealed = Vec::new();
         self.head.push(head, &mut sealed).map_err(|e| internal(&e))?;
         let first = self.head.finish(&mut sealed).map_err(|e| internal(&e))?;
-        let layout = Layout::concat([&first, &body]).map_err(|e| internal(&e))?;
+        let layout = Layout::concat([&first, &self.before, &body]).map_err(|e| internal(&e))?;
         Ok((sealed, layout))
     }
 }
@@ -172,6 +176,86 @@ impl ObjectUpload {
             tasks: JoinSet::new(),
             parts: Vec::new(),
         })
+    }
+
+    /// Goes on with an upload that was [saved](Self::save), whose first bytes are `first` where there is a head and they
+    /// do not lie in the tail.
+    pub(crate) fn resume(mut self, state: &UploadState, first: Option<&[u8]>) -> Result<Self, MoverError> {
+        let unfit = || MoverError::Internal("a checkpoint does not fit the upload it was made of".to_owned());
+        if (state.next > PartNumber::FIRST && self.head > 0) != first.is_some() {
+            return Err(unfit());
+        }
+        if let Some(upload) = &state.upload {
+            self.ledger.begun(upload);
+        }
+        self.upload.clone_from(&state.upload);
+        self.parts.clone_from(&state.parts);
+        self.next = state.next;
+        if let Some(first) = first {
+            let mut held = self.pool.take(&self.remote.cancel).ok_or(MoverError::Cancelled)?;
+            if held.fill(first, self.cutter.limit) < first.len() || held.len() < self.cutter.limit {
+                return Err(unfit());
+            }
+            self.held = Some(held);
+        }
+        if state.next > PartNumber::FIRST {
+            self.cutter.limit = self.pool.part();
+        }
+        self.cutter.append(&state.tail.0);
+        match (&mut self.seal, &state.seal) {
+            (None, None) => {}
+            (Some(seal), Some(before)) => {
+                seal.before.clone_from(&before.layout);
+                seal.append(&before.held.0, &mut self.cutter);
+            }
+            _ => return Err(unfit()),
+        }
+        self.drain()?;
+        Ok(self)
+    }
+
+    /// What has to be kept to go on from here, once the store has all parts before [`UploadState::next`].
+    pub(crate) fn save(&self, first: Option<FirstPart>) -> UploadState {
+        let current = self.cutter.current.as_ref().map_or(&[][..], AsRef::as_ref);
+        let (front, back) = self.cutter.spill.as_slices();
+        let seal = self.seal.as_ref().map(|seal| {
+            // Two valid layouts of one object; only their sum could be too large, and that ends the upload anyway.
+            let layout = Layout::concat([&seal.before, &seal.body.layout()]);
+            SealState {
+                layout: layout.unwrap_or_default(),
+                held: Blob(seal.body.held().to_vec()),
+            }
+        });
+        UploadState {
+            upload: self.upload.clone(),
+            parts: Vec::new(),
+            next: self.next,
+            tail: Blob([current, front, back].concat()),
+            first,
+            seal,
+        }
+    }
+
+    /// The upload and its parts before this number; `None` while some are on the wire.
+    pub(crate) fn parts_before(&mut self, next: PartNumber) -> Result<Option<Vec<Part>>, MoverError> {
+        while let Some(done) = self.tasks.try_join_next() {
+            self.parts.push(joined(done)?);
+        }
+        let before = self.parts.iter().filter(|part| part.number < next);
+        let parts: Vec<Part> = before.cloned().collect();
+        let waits_for_head = u32::from(self.head > 0 && next > PartNumber::FIRST);
+        let expected = (next.0 - PartNumber::FIRST.0 - waits_for_head) as usize;
+        Ok((parts.len() == expected).then_some(parts))
+    }
+
+    /// The part that will be sent next.
+    pub(crate) fn next(&self) -> PartNumber {
+        self.next
+    }
+
+    /// The first bytes of the body, if they wait for the head.
+    pub(crate) fn held(&self) -> Option<&[u8]> {
+        self.held.as_ref().map(AsRef::as_ref)
     }
 
     /// Sends what is complete and makes room for more; waits while all buffers are on the wire.

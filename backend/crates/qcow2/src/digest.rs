@@ -35,6 +35,16 @@ impl TableChain {
         Self([0; 32])
     }
 
+    /// What a checkpoint holds.
+    pub(crate) const fn state(&self) -> [u8; 32] {
+        self.0
+    }
+
+    /// Goes on from a state of 32 bytes.
+    pub(crate) fn resume(state: &[u8]) -> Self {
+        Self(crate::io::array(state, 0))
+    }
+
     /// Adds an L2 table or refcount block of one cluster that lies at `offset`.
     pub(crate) fn add(&mut self, offset: u64, table: &[u8]) {
         let mut hasher = blake3::Hasher::new();

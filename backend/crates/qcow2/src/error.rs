@@ -40,6 +40,9 @@ pub enum WriteError {
         /// Clusters the disk has.
         clusters: u64,
     },
+    /// A state to resume from is none of this writer.
+    #[error("the saved state of a writer cannot be used: {0}")]
+    SavedState(&'static str),
     /// A payload that no cluster can have.
     #[error("payload of {len} bytes for cluster {cluster}, allowed are 1 to {max}")]
     PayloadLength {

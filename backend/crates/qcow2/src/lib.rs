@@ -30,6 +30,7 @@ pub mod io;
 pub mod l2;
 pub mod merge;
 pub mod reader;
+mod saved;
 pub mod writer;
 
 pub use chain::{Chain, ResolvedSpan, Source};

@@ -16,6 +16,7 @@ use crate::io::{BodySink, append_zeros};
 use crate::l2::{self, SECTOR};
 
 mod refcount;
+mod saved;
 
 use refcount::Refcounts;
 

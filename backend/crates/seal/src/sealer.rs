@@ -185,6 +185,12 @@ impl Sealer {
         self.region.layout()
     }
 
+    /// The plaintext from the end of [`layout`](Self::layout) on.
+    #[must_use]
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
     /// Appends the last segment and returns the layout of everything appended; empty when nothing was ever pushed.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! holdfast/points/<cluster>/<plan>/<backup>/backup.json                   commit object, written last, never again
 //! holdfast/volumes/<cluster>/<plan>/<claim>/<files>-s<shard>.qcow2        one image per shard of 128 GiB
 //! holdfast/volumes/<cluster>/<plan>/<claim>/<files>-s<shard>.index        its index
+//! holdfast/volumes/<cluster>/<plan>/<claim>/<files>-s<shard>.resume-<n>.json  where an interrupted upload goes on
 //! holdfast/volumes/<cluster>/<plan>/<claim>/chain-<generation>.json       which images there are; a new key each time
 //! holdfast/volumes/<cluster>/<plan>/<claim>/reader-<reader>-<n>.json      somebody reads images of this volume
 //! holdfast/keys/<cluster>/<plan>/<backup>/key-<generation>.age            wrapped data key of a backup

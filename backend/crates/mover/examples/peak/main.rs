@@ -145,6 +145,7 @@ impl Bench<'_> {
             parents: chain.clone(),
             cluster_size: 64 << 10,
             seal: None,
+            source: None,
         };
         let record = serde_json::from_value(self.run(what, &Job::Backup(job))?)?;
         chain.insert(0, record);
@@ -156,6 +157,7 @@ impl Bench<'_> {
             device: device.to_owned(),
             home: "peak-cluster/peak-plan/peak-claim".parse()?,
             chain: chain.to_vec(),
+            from: 0,
         };
         self.run(what, &Job::Restore(job)).map(drop)
     }

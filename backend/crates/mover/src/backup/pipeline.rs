@@ -12,15 +12,20 @@ use holdfast_qcow2::{
     is_zero,
 };
 use holdfast_seal::{DataKey, SEGMENT};
-use holdfast_target::layout::{Digest, FileStem, ImageId, ShardNumber, ShardRecord};
+use holdfast_target::{
+    PartNumber,
+    layout::{Digest, FileStem, ImageId, ShardNumber, ShardRecord},
+};
 
 use super::{
     Parents,
     plan::{Piece, Planner},
+    resume::{Resumed, ShardState},
 };
 use crate::{
     MoverError, Progress,
     buffer::{AlignedBuffer, Pool},
+    checkpoint::{Blob, FirstPart, Keeper},
     device::Device,
     ledger::Ledger,
     limits,
@@ -47,6 +52,10 @@ pub(super) struct ShardBackup<'a> {
     pub(super) backing: Option<String>,
     /// Key under which image and index are sealed.
     pub(super) seal: Option<&'a DataKey>,
+    /// Who writes checkpoints, where there are some.
+    pub(super) keeper: Option<&'a Keeper<'a>>,
+    /// Where an earlier attempt stopped.
+    pub(super) resumed: Option<&'a Resumed>,
 }
 
 /// What became of one piece. Made once and used again and again: there are so many as pieces may be under way.
@@ -55,6 +64,8 @@ struct Output {
     sequence: u64,
     /// Bytes of the volume that the piece covers.
     covered: u64,
+    /// The cluster behind it.
+    end: u64,
     clusters: Vec<(ClusterIndex, Found)>,
     frames: Vec<u8>,
 }
@@ -80,10 +91,12 @@ impl ShardBackup<'_> {
         let mut files = Files::new(self, geometry)?;
         thread::scope(|scope| {
             let (spans, receiver) = mpsc::sync_channel(1);
+            let start = self.resumed.map_or(0, |resumed| resumed.state.watermark);
             if let Some(parents) = parents {
-                scope.spawn(move || load_spans(parents, &geometry, &spans));
+                scope.spawn(move || load_spans(parents, &geometry, start, &spans));
             }
-            let planner = Planner::new(self.device, geometry, self.offset, parents.map(|_| receiver));
+            let receiver = parents.map(|_| receiver);
+            let planner = Planner::new(self.device, geometry, self.offset, start, receiver);
             let planner = Mutex::new(planner);
             let workers = limits::workers();
             let (free, taken) = mpsc::channel();
@@ -164,6 +177,7 @@ impl ShardBackup<'_> {
             .min(geometry.virtual_size());
         output.sequence = piece.sequence;
         output.covered = end - start;
+        output.end = piece.clusters.end;
         output.clusters.clear();
         output.frames.clear();
         let before = |cluster| piece.states.as_ref().and_then(|states| states.get(cluster));
@@ -218,6 +232,7 @@ impl ShardBackup<'_> {
             early.insert(output.sequence, output);
             while let Some(output) = early.remove(&next) {
                 files.push(&output)?;
+                files.checkpoint(self, output.end)?;
                 self.progress.done(output.covered);
                 next += 1;
                 // Workers that have ended want no more.
@@ -239,9 +254,11 @@ impl ShardBackup<'_> {
 fn load_spans(
     parents: &Parents,
     geometry: &Geometry,
+    start: u64,
     spans: &mpsc::SyncSender<Result<Arc<EffectiveSpan>, MoverError>>,
 ) {
-    for span in (0..geometry.spans()).map(SpanIndex) {
+    let first = geometry.span_of(ClusterIndex(start)).0;
+    for span in (first..geometry.spans()).map(SpanIndex) {
         let mut states = EffectiveSpan::new();
         let read = parents.index.read_span(span, &mut states);
         let read = read.map_err(|error| MoverError::index_member(&parents.keys, error));
@@ -258,6 +275,11 @@ struct Files {
     image_upload: ObjectUpload,
     index: IndexWriter,
     index_upload: ObjectUpload,
+    first: Option<FirstPart>,
+    /// Part of the image at which the last checkpoint was taken.
+    saved_at: PartNumber,
+    /// A checkpoint that waits until the store has its parts.
+    waiting: Option<ShardState>,
 }
 
 impl Files {
@@ -274,37 +296,78 @@ impl Files {
             backing,
             min_head: 0,
         };
-        let image = image_writer(spec, shard.seal.is_some())?;
+        let state = shard.resumed.map(|resumed| &resumed.state);
+        let image = image_writer(spec, shard.seal.is_some(), state)?;
         let home = &shard.remote.home;
         let upload = |key, pool, head| {
-            ObjectUpload::new(
-                shard.remote,
-                shard.ledger,
-                shard.progress,
-                key,
-                pool,
-                head,
-                shard.seal,
-            )
+            let (ledger, progress) = (shard.ledger, shard.progress);
+            ObjectUpload::new(shard.remote, ledger, progress, key, pool, head, shard.seal)
         };
         let image_key = home.image_key(shard.image, shard.number);
-        let image_upload = upload(image_key, shard.image_parts, image.head_size())?;
+        let mut image_upload = upload(image_key, shard.image_parts, image.head_size())?;
         let mut index_upload = upload(home.index_key(shard.image, shard.number), shard.index_parts, 0)?;
-        let name = shard.image.file_name(shard.number).parse::<ImageName>()?;
-        let index = IndexWriter::new(
-            &IndexSpec {
-                image: name,
-                geometry,
-                overlay,
-            },
-            &mut index_upload,
-        );
+        let spec = IndexSpec {
+            image: shard.image.file_name(shard.number).parse::<ImageName>()?,
+            geometry,
+            overlay,
+        };
+        let index = match shard.resumed {
+            None => IndexWriter::new(&spec, &mut index_upload),
+            Some(Resumed { state, first }) => {
+                image_upload = image_upload.resume(&state.image_upload, first.as_deref())?;
+                index_upload = index_upload.resume(&state.index_upload, None)?;
+                IndexWriter::resume(&spec, &state.index.0)?
+            }
+        };
         Ok(Self {
             image,
+            saved_at: image_upload.next(),
             image_upload,
             index,
             index_upload,
+            first: state.and_then(|state| state.image_upload.first.clone()),
+            waiting: None,
         })
+    }
+
+    /// Takes a checkpoint behind the clusters before `watermark` where it is time for one, and stores it as soon as the
+    /// store has all it names.
+    fn checkpoint(&mut self, shard: &ShardBackup<'_>, watermark: u64) -> Result<(), MoverError> {
+        let Some(keeper) = shard.keeper else {
+            return Ok(());
+        };
+        let next = self.image_upload.next();
+        if self.waiting.is_none() && next.0 >= self.saved_at.0 + limits::CHECKPOINT_PARTS {
+            self.saved_at = next;
+            if self.first.is_none()
+                && let Some(held) = self.image_upload.held()
+            {
+                let first = keeper.first_part(shard.number, held);
+                self.first = shard.remote.runtime.block_on(first);
+            }
+            // Without the first part nobody could go on.
+            if self.first.is_some() {
+                self.waiting = Some(ShardState {
+                    watermark,
+                    image: Blob(self.image.save()),
+                    index: Blob(self.index.save()),
+                    image_upload: self.image_upload.save(self.first.clone()),
+                    index_upload: self.index_upload.save(None),
+                });
+            }
+        }
+        let Some(state) = &mut self.waiting else {
+            return Ok(());
+        };
+        let image_parts = self.image_upload.parts_before(state.image_upload.next)?;
+        let index_parts = self.index_upload.parts_before(state.index_upload.next)?;
+        if let (Some(image_parts), Some(index_parts)) = (image_parts, index_parts) {
+            state.image_upload.parts = image_parts;
+            state.index_upload.parts = index_parts;
+            let stored = keeper.store(shard.number, self.waiting.take());
+            shard.remote.runtime.block_on(stored);
+        }
+        Ok(())
     }
 
     fn push(&mut self, output: &Output) -> Result<(), MoverError> {
@@ -353,12 +416,19 @@ impl Files {
 
 /// A writer for the image. The body of a sealed one begins with a segment, as all its clusters then do that begin on a
 /// multiple of one: merges copy from there.
-fn image_writer(mut spec: ImageSpec, sealed: bool) -> Result<ImageWriter, WriteError> {
+fn image_writer(
+    mut spec: ImageSpec,
+    sealed: bool,
+    state: Option<&ShardState>,
+) -> Result<ImageWriter, WriteError> {
     loop {
         let writer = ImageWriter::new(spec.clone())?;
         let head = writer.head_size();
         if !sealed || head.is_multiple_of(SEGMENT as u64) {
-            return Ok(writer);
+            return match state {
+                None => Ok(writer),
+                Some(state) => ImageWriter::resume(spec, &state.image.0),
+            };
         }
         spec.min_head = head.next_multiple_of(SEGMENT as u64);
     }

@@ -38,17 +38,19 @@ pub(super) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
+    /// Begins with cluster `start`; the first of `parents` is the span that holds it.
     pub(super) fn new(
         device: &'a Device,
         geometry: Geometry,
         offset: u64,
+        start: u64,
         parents: Option<mpsc::Receiver<Result<Arc<EffectiveSpan>, MoverError>>>,
     ) -> Self {
         Self {
             device,
             geometry,
             offset,
-            cursor: 0,
+            cursor: start,
             sequence: 0,
             data: None,
             parents,

@@ -1,5 +1,5 @@
 //! Hands out the pieces of a merged object, ready to be stored.
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use bytes::Bytes;
 use holdfast_qcow2::{MergeOutcome, MergePiece, PieceContent, ReadAt};
@@ -33,15 +33,17 @@ pub(super) enum From {
     Bytes(Bytes),
 }
 
-/// Sends all pieces and returns what they make. Blocks.
+/// Sends all pieces but those that are stored, and returns what all of them make. Blocks.
 pub(super) fn send(
     remote: &Remote,
     members: &Members,
     plan: Plan<'_>,
+    stored: BTreeSet<u32>,
     seal: Option<&DataKey>,
     out: &mpsc::Sender<Piece>,
 ) -> Result<MergeOutcome, MoverError> {
     let Plan { mut merge, moves } = plan;
+    merge.skip(stored);
     let mut sealing = seal.map(Sealing::new);
     while let Some(piece) = merge.next_piece().map_err(|error| members.error(error))? {
         if remote.cancel.is_cancelled() {

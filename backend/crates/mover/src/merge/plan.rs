@@ -3,6 +3,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use holdfast_qcow2::{Merge, MergePiece, MergeRules, PieceContent};
 use holdfast_seal::{Cut, LayoutError, MAX_SLICES};
+use serde::{Deserialize, Serialize};
 
 use super::members::Members;
 use crate::{MoverError, limits, remote::RemoteFile};
@@ -11,7 +12,7 @@ use crate::{MoverError, limits, remote::RemoteFile};
 const OWN_SLICES: usize = 1000;
 
 /// How the store moves bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Transport {
     /// It copies inside.
     Copy,

@@ -3,18 +3,23 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use holdfast_seal::Layout;
-use holdfast_target::{ErrorKind, Key, ObjectMeta, Part, PartNumber, Target, TargetError, Upload};
+use holdfast_target::{
+    ErrorKind, Key, ObjectMeta, Part, PartNumber, Target, TargetError, Upload,
+    layout::{Digest, ShardNumber},
+};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     task::{JoinError, JoinSet},
 };
 
 use super::{
     pieces::{From, Piece},
     plan::Transport,
+    resume::{IndexMade, MergeState, Stored},
 };
 use crate::{
     MoverError, Progress,
+    checkpoint::Keeper,
     ledger::Ledger,
     limits,
     remote::Remote,
@@ -37,34 +42,44 @@ impl<E: Into<MoverError>> std::convert::From<E> for Failure {
     }
 }
 
-/// A piece that the store has.
-#[derive(Debug)]
-struct Stored {
-    part: Part,
-    seal: Option<Layout>,
-}
-
 /// One merged object on its way.
 pub(super) struct Store<'a> {
     pub(super) remote: &'a Remote,
     pub(super) ledger: &'a Ledger,
     pub(super) progress: &'a Arc<Progress>,
     pub(super) key: Key,
+    pub(super) shard: ShardNumber,
     pub(super) transport: Transport,
+    pub(super) keeper: &'a Keeper<'a>,
 }
 
 impl Store<'_> {
-    /// Stores all pieces and makes the object.
-    pub(super) async fn run(&self, pieces: mpsc::Receiver<Piece>) -> Result<Uploaded, Failure> {
+    /// Stores all pieces of a plan and makes the object. `resumed` is what is stored of it already.
+    pub(super) async fn run(
+        &self,
+        plan: oneshot::Receiver<(Digest, IndexMade)>,
+        resumed: Option<MergeState>,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> Result<Uploaded, Failure> {
         tokio::select! {
             () = self.remote.cancel.cancelled() => Err(MoverError::Cancelled.into()),
-            outcome = self.store(pieces) => outcome,
+            outcome = self.store(plan, resumed, pieces) => outcome,
         }
     }
 
-    async fn store(&self, mut pieces: mpsc::Receiver<Piece>) -> Result<Uploaded, Failure> {
-        let mut upload: Option<Upload> = None;
-        let mut stored: BTreeMap<PartNumber, Stored> = BTreeMap::new();
+    async fn store(
+        &self,
+        plan: oneshot::Receiver<(Digest, IndexMade)>,
+        resumed: Option<MergeState>,
+        mut pieces: mpsc::Receiver<Piece>,
+    ) -> Result<Uploaded, Failure> {
+        // Whoever plans has failed otherwise, and says why.
+        let (plan, index) = plan.await.map_err(|_| MoverError::Cancelled)?;
+        let mut progress = Stage::new(plan, index, self.transport);
+        if let Some(state) = resumed.filter(|state| state.plan == plan) {
+            self.ledger.begun(&state.upload);
+            progress.resume(state, self.progress);
+        }
         // A set that is dropped ends its tasks.
         let mut tasks: JoinSet<Result<Stored, Failure>> = JoinSet::new();
         let copies = Arc::new(Semaphore::new(limits::COPIES));
@@ -72,18 +87,13 @@ impl Store<'_> {
         let mut complete = false;
         while let Some(piece) = pieces.recv().await {
             complete = piece.number == PartNumber::FIRST;
-            let upload = match (&upload, piece.from) {
+            let upload = match (&progress.upload, &piece.from) {
+                (Some(upload), _) => upload.clone(),
                 // The whole object.
-                (None, From::Bytes(bytes)) if complete => return self.put(bytes, piece.seal).await,
-                (None, from) => {
-                    let begun = self.remote.target.begin_upload(&self.key).await?;
-                    self.ledger.begun(&begun);
-                    (upload.insert(begun).clone(), from)
-                }
-                (Some(upload), from) => (upload.clone(), from),
+                (None, From::Bytes(bytes)) if complete => return self.put(bytes.clone(), piece.seal).await,
+                (None, _) => self.begin(&mut progress).await?,
             };
-            let (upload, from) = upload;
-            let inside = self.transport == Transport::Copy && matches!(from, From::Object { .. });
+            let inside = self.transport == Transport::Copy && matches!(piece.from, From::Object { .. });
             let permits = if inside { &copies } else { &buffers };
             let permit = permits.clone().acquire_owned().await;
             let permit = permit.map_err(|error| MoverError::Internal(error.to_string()))?;
@@ -97,22 +107,47 @@ impl Store<'_> {
                 inside,
             };
             tasks.spawn(async move {
-                let done = task.run(from).await;
+                let done = task.run(piece.from).await;
                 drop(permit);
                 done
             });
             while let Some(done) = tasks.try_join_next() {
-                keep(&mut stored, done)?;
+                self.keep(&mut progress, done).await?;
             }
         }
         while let Some(done) = tasks.join_next().await {
-            keep(&mut stored, done)?;
+            self.keep(&mut progress, done).await?;
         }
-        match upload {
-            Some(upload) if complete => self.finish(&upload, stored).await,
+        match &progress.upload {
+            Some(upload) if complete => self.finish(upload, &progress.stored).await,
             // Whoever hands out the pieces has failed, and says why.
             _ => Err(MoverError::Cancelled.into()),
         }
+    }
+
+    /// The upload is written down before it gets its first part.
+    async fn begin(&self, progress: &mut Stage) -> Result<Upload, Failure> {
+        let begun = self.remote.target.begin_upload(&self.key).await?;
+        self.ledger.begun(&begun);
+        progress.upload = Some(begun.clone());
+        self.keeper.store(self.shard, progress.state()).await;
+        Ok(begun)
+    }
+
+    async fn keep(
+        &self,
+        progress: &mut Stage,
+        done: Result<Result<Stored, Failure>, JoinError>,
+    ) -> Result<(), Failure> {
+        let done = done.map_err(|error| MoverError::Internal(format!("a task ended early: {error}")))??;
+        progress.stored.insert(done.part.number, done);
+        // Ever rarer, because each one names all pieces.
+        let pieces = progress.stored.len();
+        if pieces >= progress.saved + limits::CHECKPOINT_PIECES.max(progress.saved / 8) {
+            progress.saved = pieces;
+            self.keeper.store(self.shard, progress.state()).await;
+        }
+        Ok(())
     }
 
     async fn put(&self, bytes: Bytes, seal: Option<Layout>) -> Result<Uploaded, Failure> {
@@ -126,7 +161,7 @@ impl Store<'_> {
     async fn finish(
         &self,
         upload: &Upload,
-        stored: BTreeMap<PartNumber, Stored>,
+        stored: &BTreeMap<PartNumber, Stored>,
     ) -> Result<Uploaded, Failure> {
         let parts: Vec<Part> = stored.values().map(|stored| stored.part.clone()).collect();
         let layouts: Vec<&Layout> = stored
@@ -153,13 +188,48 @@ impl Store<'_> {
     }
 }
 
-fn keep(
-    stored: &mut BTreeMap<PartNumber, Stored>,
-    done: Result<Result<Stored, Failure>, JoinError>,
-) -> Result<(), Failure> {
-    let done = done.map_err(|error| MoverError::Internal(format!("a task ended early: {error}")))??;
-    stored.insert(done.part.number, done);
-    Ok(())
+/// How far an object is.
+struct Stage {
+    plan: Digest,
+    index: IndexMade,
+    transport: Transport,
+    upload: Option<Upload>,
+    stored: BTreeMap<PartNumber, Stored>,
+    /// Pieces that the last checkpoint names.
+    saved: usize,
+}
+
+impl Stage {
+    fn new(plan: Digest, index: IndexMade, transport: Transport) -> Self {
+        Self {
+            plan,
+            index,
+            transport,
+            upload: None,
+            stored: BTreeMap::new(),
+            saved: 0,
+        }
+    }
+
+    fn resume(&mut self, state: MergeState, progress: &Progress) {
+        self.upload = Some(state.upload);
+        self.saved = state.pieces.len();
+        for stored in state.pieces {
+            progress.done(stored.part.size);
+            self.stored.insert(stored.part.number, stored);
+        }
+    }
+
+    /// For a checkpoint; none before there is an upload.
+    fn state(&self) -> Option<MergeState> {
+        Some(MergeState {
+            plan: self.plan,
+            transport: self.transport,
+            upload: self.upload.clone()?,
+            index: self.index.clone(),
+            pieces: self.stored.values().cloned().collect(),
+        })
+    }
 }
 
 /// One piece being stored.

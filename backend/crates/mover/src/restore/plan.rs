@@ -25,10 +25,11 @@ pub(super) enum Piece {
     Data(Arc<Shard>, Vec<Content>),
 }
 
-/// Plans all shards. Blocks.
+/// Plans all that lies behind this byte of the volume. Blocks.
 pub(super) fn plan(
     remote: &Remote,
     chain: &[ImageRecord],
+    from: u64,
     out: &mpsc::Sender<Piece>,
 ) -> Result<(), MoverError> {
     let mut pieces = Pieces {
@@ -38,8 +39,12 @@ pub(super) fn plan(
     };
     let mut offset = 0;
     for shard in &chain[0].shards {
-        plan_shard(remote, chain, shard.shard, offset, &mut pieces)?;
-        offset += shard.virtual_size;
+        let end = offset + shard.virtual_size;
+        if from < end {
+            let from = from.saturating_sub(offset);
+            plan_shard(remote, chain, shard.shard, offset, from, &mut pieces)?;
+        }
+        offset = end;
     }
     pieces.flush()
 }
@@ -49,19 +54,24 @@ fn plan_shard(
     chain: &[ImageRecord],
     number: ShardNumber,
     offset: u64,
+    from: u64,
     pieces: &mut Pieces<'_>,
 ) -> Result<(), MoverError> {
     let indexes = open_indexes(remote, chain, number)?;
     let (images, shard) = open_images(remote, chain, number, offset)?;
     let shard = Arc::new(shard);
     let (mut states, mut sources) = (EffectiveSpan::new(), ResolvedSpan::new());
-    for span in (0..shard.geometry.spans()).map(SpanIndex) {
+    // Pieces end where clusters do, so nothing that is done begins or ends inside one.
+    let first = ClusterIndex(from >> shard.geometry.cluster_size().bits());
+    let first_span = shard.geometry.span_of(first).0;
+    for span in (first_span..shard.geometry.spans()).map(SpanIndex) {
         let read = indexes.index.read_span(span, &mut states);
         read.map_err(|error| MoverError::index_member(&indexes.keys, error))?;
         images
             .resolve(span, &mut sources)
             .map_err(|error| MoverError::image_member(&shard.keys, error))?;
-        for ((cluster, state), (_, source)) in states.iter().zip(sources.iter()) {
+        let clusters = states.iter().zip(sources.iter());
+        for ((cluster, state), (_, source)) in clusters.skip_while(|((cluster, _), _)| *cluster < first) {
             match content(&shard, &indexes, cluster, state, source)? {
                 Some(content) => pieces.data(&shard, content)?,
                 None => {

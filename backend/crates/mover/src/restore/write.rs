@@ -10,6 +10,7 @@ use std::{
 use holdfast_qcow2::{ClusterSize, Decompressor};
 use tokio::sync::mpsc;
 
+use super::front::Front;
 use crate::{
     MoverError, Progress,
     buffer::AlignedBuffer,
@@ -58,6 +59,7 @@ pub(super) struct Writers {
     work: Mutex<mpsc::Receiver<Work>>,
     data: AtomicU64,
     zeroed: AtomicU64,
+    front: Mutex<Front>,
 }
 
 impl Writers {
@@ -65,6 +67,7 @@ impl Writers {
         device: Arc<Device>,
         cluster_size: ClusterSize,
         zeroing: Zeroing,
+        from: u64,
         work: mpsc::Receiver<Work>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -74,7 +77,20 @@ impl Writers {
             work: Mutex::new(work),
             data: AtomicU64::new(0),
             zeroed: AtomicU64::new(0),
+            front: Mutex::new(Front::new(from)),
         })
+    }
+
+    /// A range is written; from time to time what is done so far is flushed, so that it need not be done again.
+    fn done(&self, range: Range<u64>, progress: &Progress) -> Result<(), MoverError> {
+        let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        let reached = front.done(range, limits::FLUSH);
+        drop(front);
+        if let Some(end) = reached {
+            self.device.sync()?;
+            progress.durable(end);
+        }
+        Ok(())
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -101,7 +117,10 @@ pub(super) fn write(writers: &Writers, remote: &Remote, progress: &Progress) -> 
         }
         match work {
             None => return Ok(()),
-            Some(Work::Zero(range)) => zero(writers, remote, progress, range, &mut buffer)?,
+            Some(Work::Zero(range)) => {
+                zero(writers, remote, progress, range.clone(), &mut buffer)?;
+                writers.done(range, progress)?;
+            }
             Some(Work::Data(shard, contents, stored)) => {
                 let bytes = restore_contents(&shard, &contents, &stored, &mut decompressor, &mut buffer)?;
                 let start = contents
@@ -111,6 +130,7 @@ pub(super) fn write(writers: &Writers, remote: &Remote, progress: &Progress) -> 
                 writers.data.fetch_add(bytes as u64, Ordering::Relaxed);
                 progress.device(bytes as u64);
                 progress.done(bytes as u64);
+                writers.done(start..start + bytes as u64, progress)?;
             }
         }
     }

@@ -1,6 +1,6 @@
 use std::{os::unix::fs::FileExt, path::Path, sync::Arc, time::Duration};
 
-use holdfast_mover::{MoverError, Progress, RestoreJob, backup, restore};
+use holdfast_mover::{BackupJob, MoverError, Progress, RestoreJob, backup, restore};
 use holdfast_target::{
     ErrorKind, Key, Patience, Target,
     layout::ImageRecord,
@@ -262,6 +262,7 @@ async fn a_cancelled_restore_ends_at_once() {
         device: device.path.clone(),
         home: home(),
         chain: vec![full],
+        from: 0,
     };
     let cancel = CancellationToken::new();
     let running = tokio::spawn({
@@ -308,4 +309,52 @@ async fn records_that_do_not_make_a_chain_are_refused() {
         assert!(matches!(error, MoverError::Job(_)), "{error}");
     }
     run_restore(target, &[overlay, full], &device.path).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_cancelled_in_every_phase() {
+    let folder = tempfile::tempdir().unwrap();
+    let memory: Arc<dyn Target> = Arc::new(MemoryTarget::new());
+    let mut volume = large(folder.path());
+    let full = run_backup(memory.clone(), &backup_job(&volume.path, "b1-a1", &[]))
+        .await
+        .unwrap();
+    let before = names(&*memory).await;
+    volume.random(0, 90 * MIB);
+    for (operation, free) in [
+        (Operation::Head, 0),
+        (Operation::List, 0),
+        (Operation::GetRange, 0),
+        (Operation::BeginUpload, 0),
+        (Operation::UploadPart, 0),
+        (Operation::UploadPart, 4),
+        (Operation::CompleteUpload, 0),
+        (Operation::Put, 0),
+    ] {
+        let faulty = Faulty::new(memory.clone());
+        if free > 0 {
+            faulty.plan(operation, free, Fault::Delay(Duration::ZERO));
+        }
+        faulty.plan(operation, 1, Fault::Delay(Duration::from_secs(600)));
+        let job = BackupJob {
+            source: Some("snapshot".to_owned()),
+            ..backup_job(&volume.path, "b2-a1", std::slice::from_ref(&full))
+        };
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn({
+            let (cancel, progress) = (cancel.clone(), Arc::new(Progress::new()));
+            async move { backup(Arc::new(faulty), &job, Arc::default(), progress, cancel).await }
+        });
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert!(!running.is_finished(), "{operation:?}");
+        cancel.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(5), running).await;
+        assert!(
+            matches!(ended, Ok(Ok(Err(MoverError::Cancelled)))),
+            "{operation:?} {free}: {ended:?}"
+        );
+        assert_eq!(names(&*memory).await, before, "{operation:?}");
+        let uploads = memory.list_uploads(&home().prefix()).await.unwrap();
+        assert!(uploads.is_empty(), "{operation:?}: {uploads:?}");
+    }
 }

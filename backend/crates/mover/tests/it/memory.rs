@@ -1,5 +1,9 @@
 //! Memory does not grow with the volume: the mover runs in a process of its own, which reports its peak.
-use std::{path::Path, process::Command, sync::Arc};
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
 
 use holdfast_mover::{Job, Progress, RestoreJob, backup, peak_memory, restore};
 use holdfast_target::{Connection, S3Target, layout::ImageRecord, testing::Gateway};
@@ -41,8 +45,8 @@ async fn child() {
     println!("\nREPORT {report}");
 }
 
-/// Runs a job alone; its result, peak memory in bytes, and seconds.
-fn run_alone(gateway: &Gateway, job: &Job, folder: &Path) -> (serde_json::Value, u64, f64) {
+/// The process that does a job alone.
+fn command(gateway: &Gateway, job: &Job, folder: &Path) -> Command {
     let path = folder.join("job.json");
     let task = serde_json::json!({ "connection": gateway.connection().expose_json(), "job": job });
     std::fs::write(&path, task.to_string()).unwrap();
@@ -50,6 +54,19 @@ fn run_alone(gateway: &Gateway, job: &Job, folder: &Path) -> (serde_json::Value,
     command
         .args(["--exact", "memory::child", "--nocapture", "--test-threads=1"])
         .env(JOB, &path);
+    command
+}
+
+/// Starts a job in a process of its own.
+pub(crate) fn start(gateway: &Gateway, job: &Job, folder: &Path) -> Child {
+    let mut command = command(gateway, job, folder);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Runs a job alone; its result, peak memory in bytes, and seconds.
+fn run_alone(gateway: &Gateway, job: &Job, folder: &Path) -> (serde_json::Value, u64, f64) {
+    let mut command = command(gateway, job, folder);
     let printed = run(&mut command);
     let report = printed
         .lines()
@@ -93,6 +110,7 @@ fn peaks(gateway: &Gateway, gib: u64) -> [u64; 3] {
         device: device.path.clone(),
         home: home(),
         chain: vec![overlay, full],
+        from: 0,
     };
     let (_, third, _) = run_alone(gateway, &Job::Restore(job), folder.path());
     run(Command::new("qemu-img")

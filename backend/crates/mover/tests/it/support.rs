@@ -134,6 +134,7 @@ pub(crate) fn backup_job(device: &Path, image: &str, parents: &[ImageRecord]) ->
         parents: parents.to_vec(),
         cluster_size,
         seal: None,
+        source: None,
     }
 }
 
@@ -181,6 +182,7 @@ pub(crate) async fn run_restore_with(
         device: device.to_owned(),
         home: home(),
         chain: chain.to_vec(),
+        from: 0,
     };
     restore(
         target,

@@ -2,9 +2,10 @@
 
 use super::{ClusterState, HASH_BYTES, PAGE_MAGIC};
 use crate::digest::Digest;
-use crate::error::IndexError;
+use crate::error::{IndexError, WriteError};
 use crate::geometry::{ClusterIndex, Geometry, SpanIndex};
 use crate::io::{array, be32, be64};
+use crate::saved::{Load, Save};
 
 /// Magic, number of hashes, span, length of the body, reserved.
 pub(super) const PAGE_HEADER_BYTES: usize = 24;
@@ -64,6 +65,27 @@ impl PageBuilder {
         };
         self.states[(position / 4) as usize] |= bits << (position % 4 * 2);
         self.used = true;
+    }
+
+    pub(in crate::index) fn save(&self, save: &mut Save) {
+        save.number(self.span.0);
+        save.bytes(&self.states);
+        save.bytes(&self.hashes);
+        save.number(self.used.into());
+    }
+
+    pub(in crate::index) fn load(load: &mut Load<'_>, geometry: &Geometry) -> Result<Self, WriteError> {
+        let mut page = Self::new();
+        page.start(SpanIndex(load.number()?), geometry);
+        let states = load.exactly(page.states.len())?;
+        page.states.copy_from_slice(states);
+        let hashes = load.bytes()?;
+        if !hashes.len().is_multiple_of(HASH_BYTES) {
+            return Err(WriteError::SavedState("its hashes have another length"));
+        }
+        page.hashes.extend_from_slice(hashes);
+        page.used = load.number()? != 0;
+        Ok(page)
     }
 
     /// The page as it stands in the file, in the three pieces before its checksum.

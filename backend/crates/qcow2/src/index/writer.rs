@@ -9,6 +9,8 @@ use crate::error::WriteError;
 use crate::geometry::{ClusterIndex, Geometry};
 use crate::io::BodySink;
 
+mod saved;
+
 /// Writes one index; everything is appended to the sinks given to its methods, which together are the file.
 ///
 /// State: the page of one span (at most 260 KiB at 64 KiB clusters) and 56 bytes for each page written.

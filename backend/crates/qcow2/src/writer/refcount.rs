@@ -25,6 +25,20 @@ impl Refcounts {
         }
     }
 
+    /// Goes on behind the blocks in `table`, with these open.
+    pub(super) fn resume(cluster_size: ClusterSize, table: Vec<u64>, open: Vec<Vec<u16>>) -> Self {
+        Self {
+            cluster_size,
+            table,
+            open: open.into(),
+        }
+    }
+
+    /// The blocks that may still change.
+    pub(super) fn open(&self) -> impl ExactSizeIterator<Item = &[u16]> {
+        self.open.iter().map(Vec::as_slice)
+    }
+
     pub(super) fn table(&self) -> &[u64] {
         &self.table
     }

@@ -8,4 +8,5 @@ mod index;
 mod merge;
 mod model;
 mod oracle;
+mod saved;
 mod support;

@@ -87,7 +87,7 @@ pub(crate) fn write_layer(layer: &Layer, number: usize, cluster_size: ClusterSiz
         backing,
         min_head,
     };
-    let mut writer = ImageWriter::new(spec).unwrap();
+    let mut writer = ImageWriter::new(spec.clone()).unwrap();
     let geometry = *writer.geometry();
     let (mut body, mut index) = (Vec::new(), Vec::new());
     let index_spec = IndexSpec {
@@ -114,6 +114,11 @@ pub(crate) fn write_layer(layer: &Layer, number: usize, cluster_size: ClusterSiz
         index_writer
             .push(ClusterIndex(cluster), &state, &mut index)
             .unwrap();
+        // As if another process went on.
+        if cluster % 3 == 0 {
+            writer = ImageWriter::resume(spec.clone(), &writer.save()).unwrap();
+            index_writer = IndexWriter::resume(&index_spec, &index_writer.save()).unwrap();
+        }
         // Padding, one L2 table and a refcount block at most, whatever the disk's size.
         assert!(body.len() - before <= frame.len() + 512 + 4 * cluster_size.as_usize());
     }

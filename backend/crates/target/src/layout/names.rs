@@ -1,8 +1,11 @@
 //! Names on the target: every part of a key is a type, so that a key can neither be misspelt nor leave its folder.
+mod files;
+
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::files::FileStem;
 use super::ROOT;
 use crate::{InvalidKey, Key, Prefix};
 
@@ -319,13 +322,42 @@ impl VolumeHome {
         self.prefix().key(&format!("reader-{reader}-{renewal}.json"))
     }
 
-    /// What this object of this home (an image or an index) is called, without its shard; `None` for every other key.
-    pub fn stem_of(&self, key: &Key) -> Option<FileStem> {
-        let name = key.as_str().strip_prefix(self.prefix().as_str())?;
-        FileStem::of_file(name).map(|(stem, _)| stem)
+    /// The `number`th checkpoint of the uploads of a shard.
+    pub fn checkpoint_key(&self, files: &FileStem, shard: ShardNumber, number: u32) -> Key {
+        self.prefix()
+            .key(&format!("{files}-s{shard}.resume-{number}.json"))
     }
 
-    /// The attempt that wrote this object of this home (an image or an index), or the newest of those whose images it
+    /// What a checkpoint keeps that does not change from one to the next: the first bytes of a shard's image.
+    pub fn first_part_key(&self, files: &FileStem, shard: ShardNumber, number: u32) -> Key {
+        self.prefix()
+            .key(&format!("{files}-s{shard}.resume-{number}.part"))
+    }
+
+    /// Whose checkpoint this is, and its number; `None` for every other key.
+    pub fn checkpoint_of(&self, key: &Key) -> Option<(FileStem, ShardNumber, u32)> {
+        let name = key.as_str().strip_prefix(self.prefix().as_str())?;
+        let (rest, digits) = name.strip_suffix(".json")?.rsplit_once(".resume-")?;
+        let (stem, shard) = FileStem::of_shard(rest)?;
+        let number: u32 = digits.parse().ok()?;
+        (self.checkpoint_key(&stem, shard, number) == *key).then_some((stem, shard, number))
+    }
+
+    /// What this object of this home (an image, an index, a checkpoint) is called, without its shard; `None` for every
+    /// other key.
+    pub fn stem_of(&self, key: &Key) -> Option<FileStem> {
+        let name = key.as_str().strip_prefix(self.prefix().as_str())?;
+        let unfinished = || {
+            let rest = name
+                .strip_suffix(".json")
+                .or_else(|| name.strip_suffix(".part"))?;
+            FileStem::of_shard(rest.rsplit_once(".resume-")?.0)
+        };
+        let (stem, _) = FileStem::of_file(name).or_else(unfinished)?;
+        Some(stem)
+    }
+
+    /// The attempt that wrote this object of this home (an image, an index, a checkpoint), or the newest of those whose images it
     /// was merged from; `None` for every other key.
     pub fn image_of(&self, key: &Key) -> Option<ImageId> {
         self.stem_of(key).map(|stem| stem.image)
@@ -403,85 +435,6 @@ impl FromStr for ImageId {
             backup: backup.parse()?,
             attempt: Attempt(number),
         })
-    }
-}
-
-/// What the files of an image are called, up to their shards: `<image>`, or `<image>-m<generation>` when they were made
-/// by merging others. An id stays the same when its image is merged with those below; its files are new ones.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileStem {
-    /// The image.
-    pub image: ImageId,
-    /// The generation of the chain that the files were merged for; absent in those that a backup wrote.
-    pub merged: Option<Generation>,
-}
-
-impl FileStem {
-    /// File name of the image of a shard; matches `[a-z0-9-]+\.qcow2`.
-    pub fn image_name(&self, shard: ShardNumber) -> String {
-        format!("{self}-s{shard}.qcow2")
-    }
-
-    /// File name of the index of a shard's image.
-    pub fn index_name(&self, shard: ShardNumber) -> String {
-        format!("{self}-s{shard}.index")
-    }
-
-    /// Takes the name of an image or an index apart; `None` for every other name.
-    pub fn of_file(name: &str) -> Option<(Self, ShardNumber)> {
-        let rest = name
-            .strip_suffix(".qcow2")
-            .or_else(|| name.strip_suffix(".index"))?;
-        let (stem, digits) = rest.rsplit_once("-s")?;
-        let shard: u32 = digits.parse().ok()?;
-        let plain = shard.to_string() == digits;
-        plain.then(|| Some((stem.parse().ok()?, ShardNumber(shard))))?
-    }
-}
-
-impl From<&Self> for FileStem {
-    fn from(stem: &Self) -> Self {
-        stem.clone()
-    }
-}
-
-impl From<&ImageId> for FileStem {
-    fn from(image: &ImageId) -> Self {
-        Self {
-            image: image.clone(),
-            merged: None,
-        }
-    }
-}
-
-impl fmt::Display for FileStem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.merged {
-            Some(generation) => write!(f, "{}-m{generation}", self.image),
-            None => self.image.fmt(f),
-        }
-    }
-}
-
-impl FromStr for FileStem {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        // The id of an image ends in its attempt, so what ends in a generation is none.
-        let merged = text.rsplit_once("-m").and_then(|(image, digits)| {
-            let generation: u64 = digits.parse().ok()?;
-            (generation.to_string() == digits).then_some((image, Generation(generation)))
-        });
-        match merged {
-            Some((image, generation)) => Ok(Self {
-                image: image.parse()?,
-                merged: Some(generation),
-            }),
-            None => Ok(Self {
-                image: text.parse()?,
-                merged: None,
-            }),
-        }
     }
 }
 

@@ -83,7 +83,12 @@ pub(in crate::transfer) fn job_for(transfer: &VolumeTransfer, attempt: u32) -> R
         None => Vec::new(),
     };
     if spec.direction == Direction::Restore {
-        return Ok(MoverJob::Restore(RestoreJob { device, home, chain }));
+        return Ok(MoverJob::Restore(RestoreJob {
+            device,
+            home,
+            chain,
+            from: 0,
+        }));
     }
     let image = image_of(transfer, attempt)?;
     let cluster_size = chain.first().map_or(CLUSTER_SIZE, |newest| newest.cluster_size);
@@ -94,6 +99,7 @@ pub(in crate::transfer) fn job_for(transfer: &VolumeTransfer, attempt: u32) -> R
         parents: chain,
         cluster_size,
         seal: seal_of(transfer)?,
+        source: None,
     }))
 }
 

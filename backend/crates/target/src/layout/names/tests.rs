@@ -61,6 +61,20 @@ fn keys_are_those_of_the_format() {
     for other in ["a/b.qcow2", "../b.qcow2", ""] {
         assert!(home.file_key(other).is_err(), "{other:?}");
     }
+    let checkpoint = home.checkpoint_key(&merged, ShardNumber(1), 4);
+    assert_eq!(
+        checkpoint.as_str(),
+        "holdfast/volumes/c1/p1/v1/b1-a3-m12-s1.resume-4.json"
+    );
+    assert_eq!(
+        home.checkpoint_of(&checkpoint),
+        Some((merged.clone(), ShardNumber(1), 4))
+    );
+    let part = home.first_part_key(&merged, ShardNumber(1), 2);
+    assert_eq!(home.checkpoint_of(&part), None);
+    for key in [&checkpoint, &part] {
+        assert_eq!(home.stem_of(key), Some(merged.clone()));
+    }
     let chain = home.chain_key(Generation(7));
     assert_eq!(chain.as_str(), "holdfast/volumes/c1/p1/v1/chain-0000000007.json");
     assert_eq!(home.generation_of(&chain), Some(Generation(7)));
