@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 
 use holdfast_qcow2::{
-    ClusterSize, CodecError, Compression, Decompressor, Geometry, Image, Index, IndexError, IndexPage, Mapping,
-    ReadAt, ReadError, SpanIndex, SpanMap,
+    ClusterSize, CodecError, Compression, Decompressor, Geometry, Image, Index, IndexError, IndexPage,
+    Mapping, ReadAt, ReadError, SpanIndex, SpanMap,
 };
 
 use crate::support::*;
@@ -377,7 +377,10 @@ fn of_another_disk_than_the_known_one_no_table_is_read() {
         let (image, index) = (Probe::new(&stored.image), Probe::new(&stored.index));
         let error = Image::open_for(&image, &other).unwrap_err();
         assert!(matches!(error, ReadError::OtherShape(_)), "{error}");
-        assert!(image.largest.get() <= 16 << 10, "more than the first cluster was read");
+        assert!(
+            image.largest.get() <= 16 << 10,
+            "more than the first cluster was read"
+        );
         let error = Index::open_for(&index, &other).unwrap_err();
         let IndexError::OtherShape(shape) = error else {
             panic!("{error}")

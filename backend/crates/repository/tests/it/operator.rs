@@ -252,6 +252,7 @@ impl Operator {
         let ring = self.ring(&**target, &ids, &self.identity()).await?;
         let job = BackupJob {
             device: volume.path.clone(),
+            source: None,
             home: self.home(volume),
             image: ImageId {
                 backup: run.backup.clone(),

@@ -87,6 +87,7 @@ impl Operator {
             device: device.to_owned(),
             home: volume.home.clone(),
             chain: volume.resolved.chain.clone(),
+            from: 0,
         };
         let (progress, stop) = (Arc::new(Progress::new()), CancellationToken::new());
         let keys = volume.ring.clone();
