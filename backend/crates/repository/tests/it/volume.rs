@@ -115,7 +115,7 @@ impl Volume {
     pub(crate) fn trim(&self, rng: &mut Rng) -> String {
         let (start, len) = self.range(rng, self.size() / 2 + SECTOR);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(&self.file(), flags, start, len).unwrap();
+        fallocate(self.file(), flags, start, len).unwrap();
         format!("trim {len} at {start} of {}", self.claim)
     }
 
