@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use holdfast_mover::VerifyScope;
 use holdfast_repository::keys::{self, Identity};
-use holdfast_repository::{chain, point};
+use holdfast_repository::{chain, lease, point};
 use holdfast_seal::KeyRing;
 use holdfast_target::layout::{FileStem, ImageRecord, Uid, VolumeHome};
 use holdfast_target::{Prefix, list_all};
+use jiff::Timestamp;
 
 use crate::operator::{Failure, Opened, OpenedVolume};
 use crate::world::World;
@@ -232,12 +233,10 @@ impl World {
             point::erase(&*target, &operator.location(&name)).await.unwrap();
         }
         // Signs of readers that died are too old now.
-        self.clock += 7200;
+        let now = Timestamp::now() + 2 * lease::LIFE;
         for _ in 0..2 {
             let look = operator.look(&*target).await.unwrap();
-            let swept = operator
-                .sweep(&*target, &look, false, Duration::ZERO, self.now())
-                .await;
+            let swept = operator.sweep(&*target, &look, false, Duration::ZERO, now).await;
             swept.unwrap();
         }
         let rest = list_all(&*target, &Prefix::root(), 100_000).await.unwrap();

@@ -27,6 +27,4 @@ pub(crate) struct Reader {
     pub(crate) name: Uid,
     pub(crate) point: Point,
     pub(crate) volumes: Vec<OpenedVolume>,
-    /// When its sign was left, by the clock of the run.
-    pub(crate) begun: i64,
 }
