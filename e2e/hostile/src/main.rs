@@ -55,9 +55,10 @@ fn main() -> Result<()> {
                 println!("{}: {objection}", path.display());
             }
             println!(
-                "qemu-img: {} images checked, {} of them compared, {} merged images checked, {} objections",
+                "qemu-img: {} images checked, {} of them compared ({} with damaged frames), {} merged images checked, {} objections",
                 verdict.images,
                 verdict.compared,
+                verdict.damaged,
                 verdict.merged,
                 verdict.objections.len()
             );

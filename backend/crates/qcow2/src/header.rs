@@ -287,9 +287,6 @@ fn parse_extensions(area: &[u8], start: usize) -> Result<Option<Vec<u8>>, ReadEr
     let mut format = None;
     while at + 8 <= area.len() {
         let (kind, len) = (be32(area, at), be32(area, at + 4) as usize);
-        if kind == EXTENSION_END {
-            break;
-        }
         at += 8;
         let outside = ReadError::OutsideFile {
             what: "header extension",
@@ -301,8 +298,11 @@ fn parse_extensions(area: &[u8], start: usize) -> Result<Option<Vec<u8>>, ReadEr
             .checked_add(len)
             .and_then(|end| area.get(at..end))
             .ok_or(outside)?;
-        if kind == EXTENSION_BACKING_FORMAT {
-            format = Some(data.to_vec());
+        // As in qemu, the end marker has to make sense, too.
+        match kind {
+            EXTENSION_END => break,
+            EXTENSION_BACKING_FORMAT => format = Some(data.to_vec()),
+            _ => {}
         }
         at += len.next_multiple_of(8);
     }

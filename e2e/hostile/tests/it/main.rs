@@ -90,6 +90,6 @@ fn targets_take_seeds_and_damaged_ones() {
 #[test]
 fn qemu_agrees_about_the_seeds() {
     let verdict = judge(&folder(), 100).unwrap();
-    assert_eq!(verdict.objections, []);
+    assert_eq!((verdict.damaged, &verdict.objections), (0, &Vec::new()));
     assert!(verdict.compared >= 8 && verdict.merged >= 4, "{verdict:?}");
 }
