@@ -61,10 +61,14 @@ pub fn judge(corpus: &Path, sample: usize) -> Result<Verdict> {
         }
         if content.size <= COMPARED {
             verdict.compared += 1;
-            let objection = compare(&image, &content, &folder.path().join("raw"))?;
-            verdict
-                .objections
-                .extend(objection.map(|objection| (path, objection)));
+            match compare(&image, &content, folder.path())? {
+                Comparison::Same => {}
+                Comparison::Damaged => verdict.damaged += 1,
+                Comparison::Other(offset) => {
+                    let objection = format!("another content at {offset}");
+                    verdict.objections.push((path, objection));
+                }
+            }
         }
     }
     for path in spread(&corpus.join("merge"))? {
