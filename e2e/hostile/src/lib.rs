@@ -20,6 +20,7 @@ pub mod memory;
 mod merge;
 mod names;
 mod objects;
+mod saved;
 mod sealed;
 mod seeds;
 mod sparse;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     target("image", image::image, 64 << 10, 96 * MIB, 16),
     target("chain", image::chain, 96 << 10, 128 * MIB, 16),
     target("merge", merge::merge, 96 << 10, 128 * MIB, 16),
+    target("saved-state", saved::saved_state, 32 << 10, 16 * MIB, 16),
     target("index", index::index, 32 << 10, 64 * MIB, 16),
     target("index-merge", index::index_merge, 64 << 10, 64 * MIB, 16),
     target("cluster", codec::cluster, 32 << 10, 16 * MIB, 16),

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::documents::{HOME, LOCATION};
 use crate::merge::below_name;
+use crate::saved::states;
 use crate::sealed::{self, CONTEXT, PLAN_KEY, RECOVERY_KEY};
 use crate::sparse::Sparse;
 
@@ -63,6 +64,8 @@ pub fn seeds() -> Result<Vec<Seed>> {
         encode(&packs(3), [&newest.image, &middle.image]),
     );
     add("merge", "one", encode(&copies(0), [&base.image]));
+    add("saved-state", "begin", states(&[]));
+    add("saved-state", "middle", states(&[1, 2, 3, 2049, 2050]));
     add("index", "full", encode_indexes(&[], [&base.index]));
     add("index", "overlay", encode_indexes(&[], [&newest.index]));
     let indexes = [&newest.index, &middle.index, &base.index];

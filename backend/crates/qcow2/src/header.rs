@@ -358,6 +358,11 @@ impl HeadLayout {
         }
     }
 
+    /// No image with this head is larger, in bytes.
+    pub(crate) const fn max_file_size(&self) -> u64 {
+        self.max_file_size
+    }
+
     /// Whether every offset fits into a compressed entry and the refcount table is one that readers accept.
     pub(crate) fn is_addressable(&self, cluster_size: ClusterSize) -> bool {
         self.max_file_size <= l2::max_compressed_offset(cluster_size)

@@ -35,11 +35,20 @@ fn job(volume: &Volume, backup: &str, attempt: u32, parents: &[ImageRecord], sea
 }
 
 /// Runs a job until so many bytes were sent, and there is a checkpoint if they are more than it takes to make one; and
-/// then forgets it as a kill would.
+/// then forgets it as a kill would. Parts beyond those bytes stay on the wire, so that a machine that is slow to kill
+/// finds the job no further.
 async fn killed(target: Arc<dyn Target>, job: &BackupJob, keys: &Arc<KeyRing>, sent: u64) {
     let progress = Arc::new(Progress::new());
+    let faulty = Faulty::new(target.clone());
+    let parts = u32::try_from(sent.div_ceil(16 * MIB)).unwrap() + 1;
+    faulty.plan(Operation::UploadPart, parts, Fault::Delay(Duration::ZERO));
+    faulty.plan(
+        Operation::UploadPart,
+        u32::MAX,
+        Fault::Delay(Duration::from_secs(600)),
+    );
     let running = backup(
-        target.clone(),
+        Arc::new(faulty),
         job,
         keys.clone(),
         progress.clone(),
@@ -159,7 +168,7 @@ async fn a_killed_backup_goes_on_where_it_was() {
         volume.random(20 * MIB, 270 * MIB);
         volume.punch(200 * MIB, 10 * MIB);
         let parents = [full];
-        for (attempt, far) in [(1, 150), (2, 10), (3, 100), (4, 60)] {
+        for (attempt, far) in [(1, 150), (2, 10), (3, 30), (4, 40)] {
             let job = job(&volume, "b2", attempt, &parents, sealed);
             killed(target.clone(), &job, &ring, far * MIB).await;
         }

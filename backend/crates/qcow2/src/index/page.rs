@@ -20,6 +20,11 @@ pub(super) const fn states_bytes(clusters: u64) -> usize {
     clusters.div_ceil(4) as usize
 }
 
+/// Bytes of a page of so many clusters that all have content.
+pub(super) const fn longest_page(clusters: u64) -> u64 {
+    (PAGE_HEADER_BYTES + states_bytes(clusters) + HASH_BYTES) as u64 + clusters * HASH_BYTES as u64
+}
+
 /// A page being filled.
 #[derive(Debug)]
 pub(super) struct PageBuilder {
@@ -80,7 +85,7 @@ impl PageBuilder {
         let states = load.exactly(page.states.len())?;
         page.states.copy_from_slice(states);
         let hashes = load.bytes()?;
-        if !hashes.len().is_multiple_of(HASH_BYTES) {
+        if !hashes.len().is_multiple_of(HASH_BYTES) || hashes.len() > page.states.len() * 4 * HASH_BYTES {
             return Err(WriteError::SavedState("its hashes have another length"));
         }
         page.hashes.extend_from_slice(hashes);

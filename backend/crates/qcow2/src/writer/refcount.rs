@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::digest::TableChain;
 use crate::geometry::ClusterSize;
 use crate::io::BodySink;
+use crate::l2::SECTOR;
 
 /// Refcounts of 16 bits. Only blocks that can still change are held: one, or two around a boundary.
 #[derive(Debug)]
@@ -32,6 +33,21 @@ impl Refcounts {
             table,
             open: open.into(),
         }
+    }
+
+    /// Whether these can be the refcounts of a file that ends at `position`: the block that counts its end is open or the
+    /// next one, and no cluster is touched more often than it has sectors.
+    pub(super) fn fit(&self, position: u64) -> bool {
+        let block = (position >> self.cluster_size.bits()) / self.counted_by_block();
+        let open = block.checked_sub(self.table.len() as u64);
+        let sectors = self.cluster_size.bytes() / SECTOR;
+        open.is_some_and(|open| open <= 1)
+            && self.open.len() <= 2
+            && self
+                .open
+                .iter()
+                .flatten()
+                .all(|count| u64::from(*count) <= sectors)
     }
 
     /// The blocks that may still change.

@@ -6,6 +6,7 @@ use crate::digest::TableChain;
 use crate::error::WriteError;
 use crate::geometry::{ClusterIndex, SpanIndex};
 use crate::io::be64;
+use crate::l2::SECTOR;
 use crate::saved::{Load, Save};
 
 const TAG: &[u8; 8] = b"HFSImg0\n";
@@ -72,10 +73,33 @@ impl ImageWriter {
         writer.zero_clusters = load.number()?;
         writer.payload_bytes = load.number()?;
         load.end()?;
-        if writer.position < writer.layout.body_start || next > writer.geometry.clusters() {
+        writer.check_resumed()?;
+        Ok(writer)
+    }
+
+    /// A state lies on the target meanwhile. One that no writer saved must not lead a writer out of its tables, or let it
+    /// count without end.
+    fn check_resumed(&self) -> Result<(), WriteError> {
+        let wrong = |what| Err(WriteError::SavedState(what));
+        let next = self.previous.map_or(0, |previous| previous.0.saturating_add(1));
+        let inside = (self.layout.body_start..=self.layout.max_file_size()).contains(&self.position);
+        if !inside || !self.position.is_multiple_of(SECTOR) || next > self.geometry.clusters() {
             return wrong("its position is none of this image");
         }
-        Ok(writer)
+        let span = self
+            .previous
+            .map_or(SpanIndex(0), |previous| self.geometry.span_of(previous));
+        if self.open.span != span {
+            return wrong("its table is not that of its last cluster");
+        }
+        if !self.refcounts.fit(self.position) {
+            return wrong("its refcounts are not those of its position");
+        }
+        let clusters = self.data_clusters.checked_add(self.zero_clusters);
+        if clusters.is_none_or(|clusters| clusters > next) || self.payload_bytes > self.position {
+            return wrong("it counts more than it wrote");
+        }
+        Ok(())
     }
 }
 

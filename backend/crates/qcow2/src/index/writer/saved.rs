@@ -3,8 +3,8 @@
 use super::IndexWriter;
 use crate::error::WriteError;
 use crate::geometry::ClusterIndex;
-use crate::index::page::PageBuilder;
-use crate::index::{Counts, DIRECTORY_ENTRY_BYTES, IndexSpec, encode_header};
+use crate::index::page::{PageBuilder, longest_page};
+use crate::index::{Counts, DIRECTORY_ENTRY_BYTES, HEADER_BYTES, IndexSpec, encode_header};
 use crate::saved::{Load, Save};
 
 const TAG: &[u8; 8] = b"HFSIdx0\n";
@@ -38,8 +38,17 @@ impl IndexWriter {
         let pages = load.number()?;
         let [data, zero, trimmed] = [load.number()?, load.number()?, load.number()?];
         load.end()?;
+        let counted = data.checked_add(zero).and_then(|sum| sum.checked_add(trimmed));
+        let span = spec.geometry.span_of(ClusterIndex(next.saturating_sub(1)));
+        // Pages of at most a hash for each cluster.
+        let per_page = longest_page(spec.geometry.cluster_size().span_clusters());
         if next > spec.geometry.clusters()
-            || directory.len() as u64 != pages.saturating_mul(DIRECTORY_ENTRY_BYTES as u64)
+            || pages > spec.geometry.spans()
+            || directory.len() as u64 != pages * DIRECTORY_ENTRY_BYTES as u64
+            || position < HEADER_BYTES as u64
+            || position - HEADER_BYTES as u64 > pages * per_page
+            || page.span != span
+            || counted.is_none_or(|counted| counted > next)
         {
             return Err(WriteError::SavedState("its position is none of this index"));
         }
