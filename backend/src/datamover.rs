@@ -1,4 +1,4 @@
-//! The datamover role: moves one volume in a pod of its own and reports on one VolumeTransfer, nothing else.
+//! The datamover role: moves one volume, or works on its images, in a pod of its own and reports on one VolumeTransfer, nothing else.
 //!
 //! It reads two files that the operator wrote, runs the job and patches `status.mover`: at most every two seconds while
 //! it works, and once with the outcome. Each report carries the attempt, so that one of an attempt that was given up
@@ -17,11 +17,13 @@ use holdfast_crd::transfer::{MoverOutcome, MoverReport};
 use holdfast_k8s::Cluster;
 use holdfast_mover::{Job, MoverError, Progress, ProgressSnapshot, peak_memory};
 use holdfast_seal::KeyRing;
+use holdfast_target::layout::ImageRecord;
 use holdfast_target::{Connection, Patience, S3Target, Target};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -33,6 +35,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(2);
 const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 /// The outcome is said again and again for this long.
 const OUTCOME_DEADLINE: Duration = Duration::from_secs(120);
+/// Time to hear why the pod is stopped.
+const HEAR_DEADLINE: Duration = Duration::from_secs(2);
 /// Time to drop an upload after the pod was told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -48,7 +52,9 @@ pub(crate) async fn run(stop: CancellationToken) -> anyhow::Result<()> {
     let mut reporter = Reporter::new(Api::namespaced(client, &task.namespace), &task);
     reporter.report(progress.snapshot(), None).await?;
 
-    let mut work = tokio::spawn(work(task.job, connection, keys, progress.clone(), stop.clone()));
+    let cancel = CancellationToken::new();
+    let mut work = tokio::spawn(work(task.job, connection, keys, progress.clone(), cancel.clone()));
+    let mut stopping = false;
     let mut ticks = interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let result = loop {
@@ -59,11 +65,25 @@ pub(crate) async fn run(stop: CancellationToken) -> anyhow::Result<()> {
                     tracing::warn!(error = format!("{error:#}"), "progress not reported");
                 }
             }
-            () = overdue(&stop) => break Err(MoverError::Cancelled),
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                let heard = timeout(HEAR_DEADLINE, reporter.report(progress.snapshot(), None)).await;
+                if !matches!(heard, Ok(Ok(()))) {
+                    tracing::warn!("nobody said why the pod is stopped");
+                }
+                // A job that nobody wants any more takes back what it began. That of a pod which is only evicted leaves
+                // it to the attempt that follows.
+                if !reporter.unwanted {
+                    work.abort();
+                    break Err(MoverError::Cancelled);
+                }
+                cancel.cancel();
+            }
+            () = overdue(&cancel) => break Err(MoverError::Cancelled),
         }
     };
     if let Err(error) = &result {
-        tracing::error!(reason = error.reason(), %error, "volume not moved");
+        tracing::error!(reason = error.reason(), %error, "job not done");
     }
     let outcome = outcome_of(&result);
     let patience = if stop.is_cancelled() {
@@ -88,38 +108,75 @@ fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     serde_json::from_slice(&text).with_context(|| format!("{} is not valid", path.display()))
 }
 
-/// Does the job; for a backup, the record of the image as JSON.
+/// What a job made or found, as JSON.
+#[derive(Debug, Default)]
+struct Made {
+    /// The record of an image.
+    image: Option<Value>,
+    /// The report of a verification.
+    report: Option<Value>,
+}
+
+/// Does the job.
 async fn work(
     job: Job,
     connection: Connection,
     keys: Arc<KeyRing>,
     progress: Arc<Progress>,
     stop: CancellationToken,
-) -> Result<Option<Value>, MoverError> {
+) -> Result<Made, MoverError> {
     // Hours of transfer should survive a restart of the store.
     let target = S3Target::connect(&connection)?.with_patience(Patience::TRANSFER);
     let target: Arc<dyn Target> = Arc::new(target);
     match job {
         Job::Backup(job) => {
             let image = holdfast_mover::backup(target, &job, keys, progress, stop).await?;
-            let record =
-                serde_json::to_value(&image).map_err(|error| MoverError::Internal(error.to_string()))?;
-            Ok(Some(record))
+            made_image(&image)
         }
         Job::Restore(job) => {
             let summary = holdfast_mover::restore(target, &job, keys, progress, stop).await?;
             tracing::info!(bytes_written = summary.data, bytes_zeroed = summary.zeroed, zeroing = ?summary.zeroing,
                 duration_ms = summary.took.as_millis(), "volume restored");
-            Ok(None)
+            Ok(Made::default())
+        }
+        Job::Merge(job) => {
+            let image = holdfast_mover::merge(target, &job, keys, progress, stop).await?;
+            made_image(&image)
+        }
+        Job::Verify(job) => {
+            let report = holdfast_mover::verify(target, &job, keys, progress, stop).await?;
+            tracing::info!(
+                bytes_read = report.bytes_read,
+                damaged = report.damaged,
+                duration_ms = report.took.as_millis(),
+                "images verified"
+            );
+            let report = as_json(&report)?;
+            Ok(Made {
+                report: Some(report),
+                ..Made::default()
+            })
         }
     }
 }
 
-fn outcome_of(result: &Result<Option<Value>, MoverError>) -> MoverOutcome {
+fn made_image(image: &ImageRecord) -> Result<Made, MoverError> {
+    Ok(Made {
+        image: Some(as_json(image)?),
+        ..Made::default()
+    })
+}
+
+fn as_json<T: Serialize>(value: &T) -> Result<Value, MoverError> {
+    serde_json::to_value(value).map_err(|error| MoverError::Internal(error.to_string()))
+}
+
+fn outcome_of(result: &Result<Made, MoverError>) -> MoverOutcome {
     match result {
-        Ok(image) => MoverOutcome {
+        Ok(made) => MoverOutcome {
             succeeded: true,
-            image: image.clone(),
+            image: made.image.clone(),
+            report: made.report.clone(),
             ..MoverOutcome::default()
         },
         Err(error) => MoverOutcome {
@@ -128,7 +185,7 @@ fn outcome_of(result: &Result<Option<Value>, MoverError>) -> MoverOutcome {
             retryable: error.is_retryable() || matches!(error, MoverError::Cancelled),
             reason: Some(reason_of(error)),
             message: Some(error.to_string()),
-            image: None,
+            ..MoverOutcome::default()
         },
     }
 }
@@ -157,6 +214,8 @@ struct Reporter {
     transfer: String,
     attempt: u32,
     last: (Instant, u64),
+    /// Whether the transfer was cancelled or deleted when it was last heard of.
+    unwanted: bool,
 }
 
 impl Reporter {
@@ -166,6 +225,7 @@ impl Reporter {
             transfer: task.transfer.clone(),
             attempt: task.attempt,
             last: (Instant::now(), 0),
+            unwanted: false,
         }
     }
 
@@ -181,6 +241,7 @@ impl Reporter {
             bytes_done: now.bytes_done,
             bytes_transferred: now.bytes_transferred,
             bytes_device: now.bytes_device,
+            bytes_durable: now.bytes_durable,
             rate: u64::try_from(rate).unwrap_or(u64::MAX),
             peak_memory: peak_memory(),
             timestamp: Some(Time(Timestamp::now())),
@@ -189,9 +250,10 @@ impl Reporter {
         let patch = Patch::Merge(patch_of(&report)?);
         let params = PatchParams::default();
         let call = self.api.patch_status(&self.transfer, &params, &patch);
-        timeout(REPORT_DEADLINE, call)
+        let transfer = timeout(REPORT_DEADLINE, call)
             .await
             .context("no answer in time")??;
+        self.unwanted = transfer.spec.cancel || transfer.metadata.deletion_timestamp.is_some();
         Ok(())
     }
 
@@ -210,7 +272,7 @@ fn patch_of(report: &MoverReport) -> serde_json::Result<Value> {
     match report.get_mut("outcome") {
         None => report["outcome"] = Value::Null,
         Some(outcome) => {
-            for field in ["retryable", "reason", "message", "image"] {
+            for field in ["retryable", "reason", "message", "image", "report"] {
                 if outcome.get(field).is_none() {
                     outcome[field] = Value::Null;
                 }
@@ -264,6 +326,6 @@ mod tests {
         let outcome = outcome_of(&Err(damaged));
         assert!(!outcome.retryable && !outcome.succeeded);
         assert_eq!(outcome.reason.as_deref(), Some(reasons::DAMAGED));
-        assert!(outcome_of(&Ok(None)).succeeded);
+        assert!(outcome_of(&Ok(Made::default())).succeeded);
     }
 }

@@ -6,10 +6,12 @@
 
 use holdfast_crd::names::reasons;
 use holdfast_crd::{BackupPlan, Encryption, ObjectRef};
+use holdfast_repository::RepositoryError;
+use holdfast_repository::chain::{ChainFile, Entry};
 use holdfast_repository::keys::{self, Holders, Identity};
-use holdfast_seal::{KeyTextError, PlanKey, RecoveryKey};
+use holdfast_seal::{KeyRing, KeyTextError, PlanKey, RecoveryKey};
 use holdfast_target::Target;
-use holdfast_target::layout::Uid;
+use holdfast_target::layout::{Uid, VolumeHome};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
@@ -83,6 +85,32 @@ pub(crate) async fn identity(ctx: &Context, secret: &ObjectRef) -> Result<Identi
             .map_err(|error| unreadable(&found, RECOVERY_KEY, &error)),
         None => Err(missing(&found, &format!("{PLAN_KEY} or {RECOVERY_KEY}"))),
     }
+}
+
+/// The keys of a plan's chain, where it is sealed.
+///
+/// # Errors
+/// `KeyMissing` when the plan has no key, or another one; those of the store.
+pub(crate) async fn chain_ring(
+    ctx: &Context,
+    plan: &BackupPlan,
+    store: &dyn Target,
+    home: &VolumeHome,
+    file: &ChainFile,
+) -> Result<Option<KeyRing>, Failure> {
+    if !file.images.iter().any(Entry::is_sealed) {
+        return Ok(None);
+    }
+    let Some(encryption) = &plan.spec.encryption else {
+        return Err(RepositoryError::NeedsKey {
+            document: home.chain_key(file.generation).to_string(),
+        }
+        .into());
+    };
+    let secret = secret_of(encryption, &plan.namespace().unwrap_or_default())?;
+    let identity = identity(ctx, &secret).await?;
+    let ring = keys::ring(store, &home.cluster, &home.plan, file.keys(), &identity).await?;
+    Ok(Some(ring))
 }
 
 /// Brings the wrapped keys of a plan up to the key in its Secret, where that has changed, and returns its public half.

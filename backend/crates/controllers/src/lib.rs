@@ -23,6 +23,8 @@ mod sweep;
 mod target;
 mod target_access;
 mod transfer;
+mod upkeep;
+mod verification;
 
 pub use context::Context;
 pub use metrics::Metrics;

@@ -166,6 +166,7 @@ async fn controllers(context: Arc<Context>) {
     all.spawn(crate::transfer::run(context.clone()));
     all.spawn(crate::sweep::run(context.clone()));
     all.spawn(crate::retention::run(context.clone()));
+    all.spawn(crate::verification::run(context.clone()));
     while let Some(ended) = all.join_next().await {
         if let Err(error) = &ended {
             tracing::error!(%error, "a controller broke down");

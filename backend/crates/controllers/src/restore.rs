@@ -7,7 +7,7 @@
 mod objects;
 mod placement;
 mod planned;
-mod point;
+pub(crate) mod point;
 mod preflight;
 mod prepare;
 mod reading;

@@ -1,20 +1,20 @@
 //! Retention of chains: images that no point is any more are merged with the one above them, inside the store.
 //!
 //! Lazily: when that frees a quarter of what it moves, or when the chain is almost as long as it may get. A point keeps its
-//! image's id, so nothing of it is written anew; the files of before wait for the sweeper. A merge that is interrupted
-//! leaves files that no chain names, which the sweeper takes for what they are.
+//! image's id, so nothing of it is written anew; the files of before wait for the sweeper. A mover does the work; a merge
+//! that it does not finish leaves files that no chain names, which the sweeper takes for what they are.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{FutureExt, StreamExt, stream};
 use holdfast_core::chain::{Link, MAX_CHAIN, mergeable};
 use holdfast_crd::names::{conditions, reasons};
-use holdfast_crd::{BackupPlan, Target as TargetResource};
-use holdfast_k8s::is_true;
-use holdfast_mover::{MergeJob, MoverError, Progress};
+use holdfast_crd::{BackupPlan, Direction, Target as TargetResource, TransferStage, VolumeTransfer};
+use holdfast_k8s::{create_or_get, hashed, is_true};
+use holdfast_mover::{MergeJob, MoverError};
 use holdfast_repository::chain::{self, Chain, ChainFile, Sealing};
-use holdfast_repository::keys;
 use holdfast_repository::sweep::Survey;
 use holdfast_repository::{RepositoryError, point};
 use holdfast_seal::{KeyId, KeyRing, NameError};
@@ -24,62 +24,28 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::{Context, encryption, sweep};
+use crate::upkeep::{self, Work};
+use crate::{Context, encryption, sweep, verification};
 
 /// Time between looks for what can be merged.
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// Chains of so many images are merged whatever that frees: a few more incrementals, and a full one would be due.
 const LONG: usize = MAX_CHAIN - 10;
-/// Longest time that one merge may take; it goes on with another one later.
-const LIMIT: Duration = Duration::from_secs(6 * 3600);
+/// Pause between two looks at a merge that a mover is doing.
+const POLL: Duration = Duration::from_secs(2);
+/// Plans whose chains are merged at the same time.
+const PLANS: usize = 4;
 
-/// Images that are being merged, and the wish that somebody looks.
+/// The wish that somebody looks.
 #[derive(Default)]
-pub(crate) struct Merging {
-    images: Mutex<BTreeSet<(VolumeHome, ImageId)>>,
-    asked: Notify,
-}
+pub(crate) struct Merging(Notify);
 
 impl Merging {
-    /// Whether an image is being merged: its files are not to be touched.
-    pub(crate) fn is_at_work(&self, home: &VolumeHome, image: &ImageId) -> bool {
-        self.images().contains(&(home.clone(), image.clone()))
-    }
-
     /// Points were removed: there may be something to merge.
     pub(crate) fn ask(&self) {
-        self.asked.notify_one();
-    }
-
-    fn images(&self) -> MutexGuard<'_, BTreeSet<(VolumeHome, ImageId)>> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Keeps the images of a merge from the sweeper as long as it lives.
-struct AtWork<'m> {
-    merging: &'m Merging,
-    home: &'m VolumeHome,
-    run: &'m [ImageRecord],
-}
-
-impl<'m> AtWork<'m> {
-    fn begin(merging: &'m Merging, home: &'m VolumeHome, run: &'m [ImageRecord]) -> Self {
-        let ids = run.iter().map(|record| (home.clone(), record.id.clone()));
-        merging.images().extend(ids);
-        Self { merging, home, run }
-    }
-}
-
-impl Drop for AtWork<'_> {
-    fn drop(&mut self) {
-        let mut images = self.merging.images();
-        for record in self.run {
-            images.remove(&(self.home.clone(), record.id.clone()));
-        }
+        self.0.notify_one();
     }
 }
 
@@ -92,7 +58,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
         }
         tokio::select! {
             () = ctx.shutdown.cancelled() => return,
-            () = ctx.merging.asked.notified() => {}
+            () = ctx.merging.0.notified() => {}
             () = tokio::time::sleep(INTERVAL) => {}
         }
     }
@@ -107,12 +73,19 @@ async fn look(ctx: &Context) {
         Ok(list) => list.items,
         Err(error) => return tracing::warn!(%error, "plans not listed"),
     };
-    for plan in plans {
-        if let Err(failure) = merge_plan(ctx, &plan).await {
-            let (namespace, name) = (plan.namespace(), plan.name_any());
-            tracing::warn!(plan.namespace = namespace, plan.name = %name, error = %failure, "chains not merged");
+    let work = plans.iter().map(|plan| {
+        async move {
+            if let Err(failure) = merge_plan(ctx, plan).await {
+                let (namespace, name) = (plan.namespace(), plan.name_any());
+                tracing::warn!(plan.namespace = namespace, plan.name = %name, error = %failure, "chains not merged");
+            }
         }
-    }
+        .boxed()
+    });
+    stream::iter(work.collect::<Vec<_>>())
+        .buffer_unordered(PLANS)
+        .collect::<()>()
+        .await;
 }
 
 async fn merge_plan(ctx: &Context, plan: &BackupPlan) -> Result<(), Failure> {
@@ -172,11 +145,16 @@ impl Volume<'_> {
             let (Some(file), None) = (&chain.file, &chain.damage) else {
                 return Ok(());
             };
+            self.drop_outdated(&chain).await?;
             let Some((run, length)) = next_run(file, heads, &tried) else {
                 return Ok(());
             };
             tried.insert(run[0].to_string());
-            let ring = self.ring(file).await?;
+            if self.is_damaged(&run) {
+                continue;
+            }
+            let ring = encryption::chain_ring(self.ctx, self.plan, &**self.store, self.home, file).await?;
+            let ring = ring.map(Arc::new);
             let records = opened(file, &run, self.home, ring.as_deref())?;
             self.merge(&chain, &records, length, ring).await?;
         }
@@ -205,19 +183,35 @@ impl Volume<'_> {
         };
         let keys = ring.clone().unwrap_or_default();
         let stop = self.ctx.shutdown.child_token();
-        let gain = holdfast_mover::survey(self.store.clone(), &job, keys.clone(), stop.clone()).await;
+        let gain = holdfast_mover::survey(self.store.clone(), &job, keys, stop).await;
         let gain = gain.map_err(failed)?;
         if !gain.is_worth_it() && length < LONG {
             return Ok(());
         }
-        let _at_work = AtWork::begin(&self.ctx.merging, self.home, run);
-        let merged = self.work(&job, keys, stop).await?;
+        let transfer = self.transfer(&job).await?;
+        let api = self.ctx.installed::<VolumeTransfer>();
+        let transfer = create_or_get(&api, &transfer).await?;
+        let Some(ended) = self.wait(&transfer).await? else {
+            return Ok(());
+        };
+        let merged = match merged_by(&ended) {
+            Ok(merged) => merged,
+            Err(failure) => {
+                upkeep::remove(self.ctx, &ended).await?;
+                self.ctx
+                    .events
+                    .warning(self.plan, failure.reason, &failure.message)
+                    .await;
+                return Err(failure);
+            }
+        };
         let sealing = ring
             .as_deref()
             .zip(key.as_ref())
             .map(|(ring, key)| Sealing { ring, key });
         let now = Timestamp::now();
         let generation = chain::replace(&**self.store, self.home, run, &merged, sealing, now).await?;
+        upkeep::remove(self.ctx, &ended).await?;
         tracing::info!(
             plan.name = %self.plan.name_any(), volume = %self.home, images = run.len(), %generation,
             bytes_moved = gain.moved, bytes_freed = gain.freed, "images merged"
@@ -225,38 +219,78 @@ impl Volume<'_> {
         Ok(())
     }
 
-    async fn work(
-        &self,
-        job: &MergeJob,
-        keys: Arc<KeyRing>,
-        stop: CancellationToken,
-    ) -> Result<ImageRecord, Failure> {
-        let progress = Arc::new(Progress::new());
-        let merge = holdfast_mover::merge(self.store.clone(), job, keys, progress, stop);
-        let merged = tokio::time::timeout(LIMIT, Box::pin(merge)).await;
-        let late = |_| {
-            let text = format!("a merge took longer than {} hours", LIMIT.as_secs() / 3600);
-            Failure::passing(reasons::NO_PROGRESS, text)
+    async fn transfer(&self, job: &MergeJob) -> Result<VolumeTransfer, Failure> {
+        let files = job.files.to_string();
+        let name = hashed("hf", &["merge", &self.home.to_string(), &files]);
+        let work = Work {
+            plan: self.plan,
+            direction: Direction::Merge,
+            home: self.home,
+            claim: upkeep::claim_name(self.ctx, self.plan, self.home).await?,
+            images: &job.run,
+            files: Some(files),
+            scope: None,
+            sealed: job.seal.as_ref().map(|key| Some(key.to_string())),
         };
-        merged.map_err(late)?.map_err(failed)
+        work.transfer(self.ctx, &name)
     }
 
-    /// The keys of a chain, where it is sealed.
-    async fn ring(&self, file: &ChainFile) -> Result<Option<Arc<KeyRing>>, Failure> {
-        if !file.images.iter().any(chain::Entry::is_sealed) {
-            return Ok(None);
-        }
-        let Some(encryption) = &self.plan.spec.encryption else {
-            return Err(RepositoryError::NeedsKey {
-                document: self.home.chain_key(file.generation).to_string(),
+    /// The transfer when it is over; `None` when the process shuts down before, or somebody removed it. The next leader, or
+    /// the next look, finds it by its name.
+    async fn wait(&self, transfer: &VolumeTransfer) -> Result<Option<VolumeTransfer>, Failure> {
+        let api = self.ctx.installed::<VolumeTransfer>();
+        loop {
+            let now = api.get_opt(&transfer.name_any()).await?;
+            match now {
+                Some(now) if upkeep::is_over(&now) => return Ok(Some(now)),
+                Some(_) => {}
+                None => return Ok(None),
             }
-            .into());
-        };
-        let secret = encryption::secret_of(encryption, &self.plan.namespace().unwrap_or_default())?;
-        let identity = encryption::identity(self.ctx, &secret).await?;
-        let (cluster, plan) = (&self.home.cluster, &self.home.plan);
-        let ring = keys::ring(&**self.store, cluster, plan, file.keys(), &identity).await?;
-        Ok(Some(Arc::new(ring)))
+            tokio::select! {
+                () = self.ctx.shutdown.cancelled() => return Ok(None),
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// Removes merges that were begun for a generation that somebody else has made meanwhile.
+    async fn drop_outdated(&self, chain: &Chain) -> Result<(), Failure> {
+        let home = self.home.to_string();
+        for transfer in upkeep::all(self.ctx, Direction::Merge).await? {
+            let files = transfer
+                .spec
+                .files
+                .as_deref()
+                .and_then(|f| f.parse::<FileStem>().ok());
+            let fits = files.is_some_and(|files| files.merged == Some(chain.next_generation()));
+            if transfer.spec.home == home && !fits {
+                upkeep::remove(self.ctx, &transfer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is damaged stays where it was found: under other names nobody would know of it.
+    fn is_damaged(&self, run: &[ImageId]) -> bool {
+        let damaged = verification::damage_of(self.plan, self.home);
+        damaged
+            .iter()
+            .any(|damage| run.iter().any(|id| id.to_string() == damage.image))
+    }
+}
+
+/// What a merge has made.
+fn merged_by(transfer: &VolumeTransfer) -> Result<ImageRecord, Failure> {
+    let status = transfer.status.clone().unwrap_or_default();
+    let failed =
+        |text: String| Failure::lasting(reasons::TRANSFER_FAILED, format!("images not merged: {text}"));
+    match status.result.filter(|_| status.stage == TransferStage::Succeeded) {
+        Some(result) => serde_json::from_value(result).map_err(|error| failed(error.to_string())),
+        None => Err(failed(
+            status
+                .message
+                .unwrap_or_else(|| "the transfer was stopped".to_owned()),
+        )),
     }
 }
 

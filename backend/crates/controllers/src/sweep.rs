@@ -21,7 +21,7 @@ use holdfast_k8s::is_true;
 use holdfast_repository::point;
 use holdfast_repository::sweep::{self, AtWork};
 use holdfast_target::Target as Store;
-use holdfast_target::layout::{Location, Uid, VolumeHome};
+use holdfast_target::layout::{ImageId, Location, Uid, VolumeHome};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
@@ -32,7 +32,7 @@ use kube::{Api, ResourceExt};
 pub(crate) use self::tombstone::Tombstone;
 use self::turns::{Bookmarks, Turn};
 use crate::failure::Failure;
-use crate::{Context, backup, restore};
+use crate::{Context, backup, restore, upkeep};
 
 /// Time between looks for what dead runs left.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -222,7 +222,7 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
     }
     let at_work = AtWork {
         runs: &users.runs,
-        images: &|home, image| ctx.merging.is_at_work(home, image),
+        images: &|home, image| users.images.contains(&(home.clone(), image.clone())),
         plan_lives: users.plan_lives,
     };
     let grace = ctx.limits.removal_grace();
@@ -252,6 +252,8 @@ struct Users {
     at_work: Option<String>,
     /// UIDs of all Backups that are not over.
     runs: BTreeSet<Uid>,
+    /// Images that are looked at or merged.
+    images: BTreeSet<(VolumeHome, ImageId)>,
     /// Whether the plan still exists.
     plan_lives: bool,
 }
@@ -261,6 +263,7 @@ impl Users {
         let mut users = Self {
             at_work: None,
             runs: BTreeSet::new(),
+            images: BTreeSet::new(),
             plan_lives: false,
         };
         for run in ctx.cluster_wide::<Backup>().list(&ListParams::default()).await? {
@@ -289,11 +292,13 @@ impl Users {
                 ));
             }
         }
-        for transfer in ctx
+        let transfers = ctx
             .installed::<VolumeTransfer>()
             .list(&ListParams::default())
             .await?
-        {
+            .items;
+        users.images = upkeep::images_at_work(&transfers);
+        for transfer in transfers {
             let home = transfer.spec.home.parse::<VolumeHome>();
             let over = transfer.status.as_ref().is_some_and(|s| s.stage.is_final());
             let reads = transfer.spec.direction == Direction::Restore;

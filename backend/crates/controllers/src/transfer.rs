@@ -1,7 +1,7 @@
 //! The VolumeTransfer controller: takes one volume of one run to or from a target.
 //!
 //! Backup: `Pending → Snapshotting → Snapshotted → Queued → Running → Succeeded`; restore: `Pending → Queued → Running
-//! → HandingOver → Succeeded`. Each reconcile reads the transfer fresh, does what its stage asks for and writes the
+//! → HandingOver → Succeeded`; work on the target: `Pending → Queued → Running → Succeeded`. Each reconcile reads the transfer fresh, does what its stage asks for and writes the
 //! status onto the version it read. Every step may be repeated: temporaries have names derived from the transfer's
 //! UID, carry its labels and belong to it. What must not be forgotten (snapshot handle, PersistentVolume manifest,
 //! the mover's result) is in the status before anything that it stands for is deleted.

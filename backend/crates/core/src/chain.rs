@@ -75,6 +75,9 @@ pub enum FullReason {
     /// The plan has begun to encrypt, or has stopped: a chain is one or the other as a whole.
     #[error("the plan's encryption was switched on or off since the last image")]
     Encryption,
+    /// An image of the chain is damaged, as a verification found.
+    #[error("a verification found damage in the chain: {0}")]
+    Damaged(String),
     /// An image of the chain is not recorded.
     #[error("image {0} of the chain is not recorded")]
     Broken(String),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{ObjectRef, Requester};
 use crate::status::{PhaseRecord, Problem, VolumeProgress};
+use crate::verification::VerifiedVolume;
 
 /// One run of a plan: the objects and volumes of its namespace at one time.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +37,11 @@ use crate::status::{PhaseRecord, Problem, VolumeProgress};
         name = "Percent",
         type_ = "integer",
         json_path = ".status.percentageCompletion"
+    ),
+    printcolumn(
+        name = "Verified",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Verified')].status"
     ),
     printcolumn(name = "Stored", type_ = "integer", json_path = ".status.size"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -162,6 +168,10 @@ pub struct BackupStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub problems: Vec<Problem>,
+    /// What verification knows of each volume of the point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    pub verification: Vec<VerifiedVolume>,
 }
 
 /// An object on the target that a status refers to.

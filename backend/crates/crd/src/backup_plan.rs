@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{Encryption, ObjectRef, ResourceSelector};
+use crate::verification::{PlanVerification, Verification};
 
 /// Protects the namespace it lives in.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,6 +58,9 @@ pub struct BackupPlanSpec {
     /// set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub store_secrets_unencrypted: bool,
+    /// How often stored points are verified, and how thoroughly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
 }
 
 /// Where backups of a plan go.
@@ -90,4 +94,7 @@ pub struct BackupPlanStatus {
     /// Newest Backup of any state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest_backup: Option<ObjectRef>,
+    /// What verification found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<PlanVerification>,
 }

@@ -18,6 +18,7 @@ pub mod restore;
 pub mod status;
 pub mod target;
 pub mod transfer;
+pub mod verification;
 
 pub use backup::{Backup, BackupKind, BackupPhase, BackupSpec, BackupStatus, DeletionPolicy};
 pub use backup_plan::{BackupPlan, BackupPlanSpec, BackupPlanStatus};
@@ -27,4 +28,7 @@ pub use status::{PhaseRecord, PhaseState, Problem, VolumeProgress};
 pub use target::{Target, TargetSpec, TargetStatus};
 pub use transfer::{
     Direction, TransferEncryption, TransferStage, VolumeTransfer, VolumeTransferSpec, VolumeTransferStatus,
+};
+pub use verification::{
+    ClusterRange, ImageDamage, PlanVerification, Verification, VerifiedVolume, VolumeVerification,
 };

@@ -19,6 +19,8 @@ pub mod labels {
     pub const TRANSFER: &str = "holdfast.dev/transfer";
     /// Role of a pod: `server`, `operator`, `datamover`.
     pub const ROLE: &str = "holdfast.dev/role";
+    /// On a Backup: somebody asks for a verification, `quick` or `full`. Goes when it has begun.
+    pub const VERIFY: &str = "holdfast.dev/verify";
     /// Marks a deferred deletion on a target, kept as a ConfigMap in the install namespace.
     pub const TOMBSTONE: &str = "holdfast.dev/tombstone";
 }
@@ -47,6 +49,8 @@ pub mod conditions {
     pub const COMPLETE: &str = "Complete";
     /// It was tried and did not succeed; `reason` and `message` say what, where, why and what to do.
     pub const FAILED: &str = "Failed";
+    /// On a Backup: what it stored was looked at after it was stored, and is as it was written. Absent: nobody has looked.
+    pub const VERIFIED: &str = "Verified";
 }
 
 /// Condition reasons. One word per cause; tests and dashboards may rely on them.
@@ -59,6 +63,8 @@ pub mod reasons {
     pub const QUEUED: &str = "Queued";
     /// Done, nothing left out.
     pub const SUCCEEDED: &str = "Succeeded";
+    /// What is stored is as it was written.
+    pub const VERIFIED: &str = "Verified";
     /// A person asked the run to stop.
     pub const CANCELED: &str = "Canceled";
     /// A field is unknown, missing or contradicts another.

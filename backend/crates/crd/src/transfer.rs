@@ -1,4 +1,5 @@
-//! VolumeTransfer: one volume of one run, on its way to or from a target. Internal, lives in the install namespace.
+//! VolumeTransfer: what one mover pod does: a volume of a run on its way to or from a target, or work on the images of a
+//! volume on the target itself. Internal, lives in the install namespace.
 //!
 //! The run's controller creates it, the transfer controller drives it through its stages, the mover pod patches
 //! `status.mover` and nothing else. It owns everything temporary that the volume needs in the install namespace.
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::ObjectRef;
 
-/// One volume of one run.
+/// The work of one mover on one volume.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "holdfast.dev",
@@ -31,15 +32,16 @@ use crate::common::ObjectRef;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeTransferSpec {
-    /// To or from the target.
+    /// To the target, from it, or on it.
     pub direction: Direction,
-    /// The run this belongs to.
+    /// The run this belongs to; for work on the target, the plan.
     pub run: RunRef,
     /// The target resource, with its namespace.
     pub target: ObjectRef,
-    /// The claim: for a backup the one that is read, for a restore the one that will exist.
+    /// The claim: for a backup the one that is read, for a restore the one that will exist, otherwise the one whose images
+    /// these are.
     pub claim: ClaimRef,
-    /// The volume behind the claim.
+    /// The volume behind the claim. Work on the target touches none and knows only the capacity.
     pub volume: VolumeSpec,
     /// Prefix on the target that holds the volume's images and chain files.
     #[schemars(length(max = 300))]
@@ -51,13 +53,26 @@ pub struct VolumeTransferSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_class: Option<String>,
     /// For an incremental backup: images of the chain, newest first, as the chain file records them.
-    /// For a restore: the images to read, newest first, as the commit object records them.
+    /// For a restore: the images to read, newest first, as the commit object records them. For a merge the images to
+    /// merge, newest first; for a verification those to look at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::generate::any_value")]
     pub chain: Option<serde_json::Value>,
     /// Where the images are encrypted: what opens and seals them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<TransferEncryption>,
+    /// For a backup: clusters of the chain whose stored content is damaged; they are stored again, whatever their hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::generate::any_value")]
+    pub heal: Option<serde_json::Value>,
+    /// For a merge: what the files of the new image are called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    pub files: Option<String>,
+    /// For a verification: how much is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::generate::any_value")]
+    pub scope: Option<serde_json::Value>,
     /// For a backup: why the image is a full one although an incremental was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_reason: Option<String>,
@@ -81,26 +96,37 @@ pub struct VolumeTransferSpec {
 pub struct TransferEncryption {
     /// The Secret with the plan's key or a recovery key, with its namespace.
     pub secret: ObjectRef,
-    /// For a backup: name of the data key that the new image is sealed under.
+    /// For a backup and a merge: name of the data key that the new image is sealed under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub seal: Option<String>,
 }
 
-/// Which way the data goes.
+/// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Direction {
     /// From a volume to the target.
     Backup,
     /// From the target to a volume.
     Restore,
+    /// Images on the target are looked at.
+    Verify,
+    /// Images on the target become one.
+    Merge,
+}
+
+impl Direction {
+    /// Whether a volume of the cluster is read or written.
+    pub fn has_volume(self) -> bool {
+        matches!(self, Self::Backup | Self::Restore)
+    }
 }
 
 /// The run a transfer belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunRef {
-    /// `Backup` or `Restore`.
+    /// `Backup` or `Restore`; `BackupPlan` for work on the target.
     pub kind: String,
     /// Namespace of the run.
     pub namespace: String,
@@ -123,10 +149,10 @@ pub struct ClaimRef {
 }
 
 /// What is known of a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSpec {
-    /// Capacity in bytes: of the PersistentVolume for a backup, of the image for a restore.
+    /// Capacity in bytes: of the PersistentVolume for a backup, otherwise of the image.
     pub capacity: u64,
     /// CSI driver; for a restore the one of the storage class.
     pub driver: String,
@@ -143,7 +169,8 @@ pub struct VolumeSpec {
 }
 
 /// Stages of a transfer. Backup: `Pending → Snapshotting → Snapshotted → Queued → Running → Succeeded`;
-/// restore: `Pending → Queued → Running → HandingOver → Succeeded`.
+/// restore: `Pending → Queued → Running → HandingOver → Succeeded`; work on the target: `Pending → Queued → Running →
+/// Succeeded`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TransferStage {
     /// Nothing was done yet.
@@ -159,7 +186,7 @@ pub enum TransferStage {
     Running,
     /// The written volume is being given to the application's claim.
     HandingOver,
-    /// Done; `result` (backup) or the bound claim (restore) is there.
+    /// Done; `result`, for a restore the bound claim, is there.
     Succeeded,
     /// Given up; see `reason` and `message`.
     Failed,
@@ -201,10 +228,13 @@ pub struct VolumeTransferStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::generate::any_value")]
     pub saved_volume: Option<serde_json::Value>,
+    /// For a restore: what earlier attempts have written for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
     /// What the mover says; only the mover writes here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mover: Option<MoverReport>,
-    /// For a backup: the image as written, an image record of the format.
+    /// For a backup and a merge: the image as written, an image record of the format. For a verification: its report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::generate::any_value")]
     pub result: Option<serde_json::Value>,
@@ -214,6 +244,16 @@ pub struct VolumeTransferStatus {
     /// What happened and what to do when Failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// The beginning of a volume that is restored already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Restored {
+    /// UID of the mover's claim it was written to.
+    pub claim_uid: String,
+    /// Bytes from the start of the volume.
+    pub bytes: u64,
 }
 
 /// A snapshot that was taken.
@@ -243,6 +283,9 @@ pub struct MoverReport {
     pub bytes_transferred: u64,
     /// Bytes read from (backup) or written to (restore) the device.
     pub bytes_device: u64,
+    /// Bytes from the start of the volume that a restore has written and flushed.
+    #[serde(default)]
+    pub bytes_durable: u64,
     /// Volume bytes per second over the last interval.
     pub rate: u64,
     /// Peak resident memory of the mover in bytes.
@@ -270,8 +313,12 @@ pub struct MoverOutcome {
     /// What happened and what to do when it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// For a backup that succeeded: the image record.
+    /// For a backup or merge that succeeded: the image record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::generate::any_value")]
     pub image: Option<serde_json::Value>,
+    /// For a verification that came to its end: what it found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::generate::any_value")]
+    pub report: Option<serde_json::Value>,
 }

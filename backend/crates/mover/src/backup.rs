@@ -211,6 +211,12 @@ fn store(
             backing,
             seal,
             keeper: keeper.as_ref(),
+            heal: job
+                .heal
+                .iter()
+                .filter(|bad| bad.shard == number)
+                .map(|bad| bad.clusters.clone())
+                .collect(),
             resumed,
         };
         let record = shard.store(parents.as_ref())?;

@@ -3,11 +3,13 @@
 mod merge;
 mod verify;
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::Range, path::PathBuf, time::Duration};
 
 use holdfast_qcow2::ClusterSize;
 use holdfast_seal::KeyId;
-use holdfast_target::layout::{FileStem, ImageId, ImageKind, ImageRecord, SHARD_SIZE, VolumeHome};
+use holdfast_target::layout::{
+    FileStem, ImageId, ImageKind, ImageRecord, SHARD_SIZE, ShardNumber, VolumeHome,
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::merge::MergeJob;
@@ -33,10 +35,23 @@ pub struct BackupJob {
     /// The data key under which image and index are sealed; absent: they are stored in clear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<KeyId>,
+    /// Clusters of the chain whose stored content is damaged: they are stored again although the chain has their hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heal: Vec<ShardClusters>,
     /// What the device shows, as the handle of a snapshot names it: with the same text the same bytes. Attempts of a
     /// backup with the same source go on where an earlier one stopped; absent: each begins anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+}
+
+/// Clusters of one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShardClusters {
+    /// The shard.
+    pub shard: ShardNumber,
+    /// Numbers of clusters in it.
+    pub clusters: Range<u64>,
 }
 
 /// Write one volume.
@@ -55,7 +70,7 @@ pub struct RestoreJob {
     pub from: u64,
 }
 
-/// Either.
+/// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Job {
@@ -63,6 +78,10 @@ pub enum Job {
     Backup(BackupJob),
     /// Write one volume.
     Restore(RestoreJob),
+    /// Look whether images are what was written.
+    Verify(VerifyJob),
+    /// Make one image of neighbouring ones.
+    Merge(MergeJob),
 }
 
 /// What a restore did.

@@ -31,8 +31,8 @@ mod verify;
 pub use backup::backup;
 pub use error::{Damage, MoverError};
 pub use job::{
-    BackupJob, Job, MergeJob, Problem, RestoreJob, RestoreSummary, VerifyJob, VerifyPosition, VerifyReport,
-    VerifyScope, Zeroing,
+    BackupJob, Job, MergeJob, Problem, RestoreJob, RestoreSummary, ShardClusters, VerifyJob, VerifyPosition,
+    VerifyReport, VerifyScope, Zeroing,
 };
 pub use merge::{MergeGain, merge, survey};
 pub use progress::{Progress, ProgressSnapshot, peak_memory};

@@ -13,20 +13,23 @@ use holdfast_crd::backup::StoredFile;
 use holdfast_crd::names::{MANAGED_BY, labels, reasons};
 use holdfast_crd::transfer::{ClaimRef, RunRef};
 use holdfast_crd::{
-    BackupKind, BackupPhase, Direction, PhaseState, TransferEncryption, TransferStage, VolumeTransfer,
-    VolumeTransferSpec, VolumeTransferStatus,
+    Backup, BackupKind, BackupPhase, Direction, PhaseState, TransferEncryption, TransferStage,
+    VolumeTransfer, VolumeTransferSpec, VolumeTransferStatus,
 };
 use holdfast_k8s::create_or_get;
+use holdfast_mover::ShardClusters;
 use holdfast_repository::{chain, choose_base};
 use holdfast_target::Target as Store;
 use holdfast_target::layout::{Attempt, Digest, ImageRecord, VolumeHome};
 use kube::ResourceExt;
+use kube::api::ListParams;
 
 use super::sealing::Seal;
 use super::volumes::{Survey, Volume, survey};
 use super::{LOOK, Run, Step, Stop, capture, uid};
 use crate::failure::Failure;
-use crate::phases;
+use crate::verification::Remedy;
+use crate::{phases, verification};
 
 /// Volumes whose chains are read at the same time.
 const PARALLEL: usize = 8;
@@ -135,6 +138,10 @@ impl Run {
         };
         let incremental = self.backup.spec.kind == BackupKind::Incremental;
         let (chain, reason) = base(store, &home, volume.spec.capacity, incremental, seal).await?;
+        let (chain, heal, reason) = match chain {
+            Some(chain) => self.heal(&home, chain).await?,
+            None => (None, None, reason),
+        };
         let chain = chain.map(|c| serde_json::to_value(c).expect("image records serialise"));
         let spec = VolumeTransferSpec {
             direction: Direction::Backup,
@@ -161,6 +168,9 @@ impl Run {
                     secret,
                     seal: Some(seal.key().id().to_string()),
                 }),
+            heal: heal.map(|h| serde_json::to_value(h).expect("numbers serialise")),
+            files: None,
+            scope: None,
             full_reason: reason.map(|r| r.to_string()),
             claim_manifest: None,
             placement: None,
@@ -172,6 +182,25 @@ impl Run {
         marks.insert(labels::MANAGED_BY.to_owned(), MANAGED_BY.to_owned());
         marks.insert(labels::RUN.to_owned(), self.uid());
         Ok(transfer)
+    }
+
+    /// The chain, and what of it has to be stored again; or why a full image has to be taken. Damage is known from
+    /// verifications.
+    async fn heal(&self, home: &VolumeHome, chain: Vec<ImageRecord>) -> Result<Base, Failure> {
+        let damage = verification::damage_of(&self.plan().await?, home);
+        if damage.is_empty() {
+            return Ok((Some(chain), None, None));
+        }
+        let api = self.ctx().namespaced::<Backup>(&self.namespace());
+        let backups = api.list_metadata(&ListParams::default()).await?;
+        let newest = chain.first().map(|image| image.id.backup.as_str().to_owned());
+        let newest = backups.items.iter().find(|backup| backup.uid() == newest);
+        let begun = newest.and_then(|backup| Some(backup.creation_timestamp()?.0));
+        let ids: Vec<String> = chain.iter().map(|image| image.id.to_string()).collect();
+        Ok(match verification::remedy(&damage, &ids, begun) {
+            Remedy::Heal(heal) => (Some(chain), Some(heal).filter(|heal| !heal.is_empty()), None),
+            Remedy::Full(why) => (None, None, Some(FullReason::Damaged(why))),
+        })
     }
 
     /// Copies the progress of the transfers into the status.
@@ -327,6 +356,13 @@ fn same_claims(survey: &Survey, run: &Run) -> bool {
     let now = survey.volumes.iter().map(|v| v.claim.as_str());
     survey.problems.is_empty() && now.eq(run.status.volumes.iter().map(|v| v.claim.as_str()))
 }
+
+/// The chain an image goes on top of, what of it is stored again, and why there is none if one was asked for.
+type Base = (
+    Option<Vec<ImageRecord>>,
+    Option<Vec<ShardClusters>>,
+    Option<FullReason>,
+);
 
 /// The chain an image goes on top of, newest first; or none, and why not if one was asked for.
 async fn base(

@@ -33,8 +33,8 @@ const QUEUE: Duration = Duration::from_secs(30 * 60);
 const ARRIVE: Duration = Duration::from_secs(5 * 60);
 
 /// A point: its commit object and its objects.
-pub(super) struct Point {
-    pub(super) manifest: BackupManifest,
+pub(crate) struct Point {
+    pub(crate) manifest: BackupManifest,
     pub(super) objects: Vec<Value>,
     /// Share of [`OBJECTS`]: what is planned from the objects takes their place, so it is kept as long as the point.
     _memory: SemaphorePermit<'static>,
@@ -82,7 +82,7 @@ pub(super) async fn manifest(
 }
 
 /// Reads a point with its objects, each byte checked by the digest in the commit object.
-pub(super) async fn load(
+pub(crate) async fn load(
     target: &dyn Target,
     location: &Location,
     identity: Option<&Identity>,

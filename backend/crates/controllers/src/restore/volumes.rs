@@ -148,6 +148,9 @@ impl Order<'_> {
                     format!("the chain of {} does not encode: {e}", volume.claim),
                 )
             })?),
+            heal: None,
+            files: None,
+            scope: None,
             full_reason: None,
             claim_manifest: Some(json!(claim.manifest)),
             placement: claim.placement,

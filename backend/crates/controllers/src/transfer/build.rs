@@ -15,7 +15,7 @@ use kube::{Resource, ResourceExt};
 
 pub(super) use self::claim::{claim_for_restore, claim_from_snapshot};
 pub use self::job::DatamoverTask;
-pub(super) use self::job::{PodParts, image_of, job, job_for, keys_of, secret};
+pub(super) use self::job::{PodParts, files_of, image_of, job, job_for, keys_of, secret};
 pub(super) use self::snapshot::{content, snapshot_of_claim, snapshot_of_content};
 pub(super) use self::volume::{HandOver, abandoned, application_claim, handed_over, replaced};
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use holdfast_crd::{Direction, TransferStage};
 use holdfast_k8s::{create_or_get, delete, dynamic};
-use holdfast_target::layout::{ImageId, SHARD_SIZE, ShardNumber, VolumeHome};
-use holdfast_target::{ListRequest, Target, TargetError};
+use holdfast_target::layout::{FileStem, ImageId, ImageRecord, SHARD_SIZE, ShardNumber, VolumeHome};
+use holdfast_target::{Target, TargetError, list_all};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
@@ -19,6 +19,9 @@ use crate::failure::Failure;
 
 /// Longest time the target may take to forget an attempt that failed.
 const SWEEP_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Most objects of one attempt: image and index of each shard, and a few checkpoints.
+const MAX_LEFTOVERS: usize = 10_000;
 
 /// What is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +42,7 @@ impl Task {
         let volumes = self.remove_volumes().await?;
         let snapshots = match self.transfer.spec.direction {
             Direction::Backup => self.remove_snapshots().await?,
-            Direction::Restore => true,
+            Direction::Restore | Direction::Verify | Direction::Merge => true,
         };
         let pods = self.mover_pods().await?;
         Ok(Removed {
@@ -151,7 +154,8 @@ impl Task {
     /// that themselves when they are told to stop; this is for those that were killed. The store may be away: then it
     /// is left to the sweeper, which tells the objects by the attempt in their names.
     pub(super) async fn sweep_target(&self) {
-        if self.transfer.spec.direction == Direction::Restore || self.status.attempt == 0 {
+        // What a merge leaves has names of its own, by which the sweeper finds it.
+        if self.transfer.spec.direction != Direction::Backup || self.status.attempt == 0 {
             return;
         }
         let result = tokio::time::timeout(SWEEP_DEADLINE, self.sweep_attempts()).await;
@@ -174,9 +178,12 @@ impl Task {
             .resource(&spec.target, &self.ctx().install_namespace)
             .await?;
         let target = self.ctx().targets.open(&resource).await?;
-        let kept = self.status.result.as_ref().map(|_| self.status.attempt);
-        for attempt in (1..=self.status.attempt).filter(|attempt| Some(*attempt) != kept) {
-            if let Ok(image) = build::image_of(&self.transfer, attempt) {
+        // Later attempts may have gone on with the image of an earlier one.
+        let kept = self.status.result.as_ref();
+        let kept = kept.and_then(|result| serde_json::from_value::<ImageRecord>(result.clone()).ok());
+        for attempt in 1..=self.status.attempt {
+            let image = build::image_of(&self.transfer, attempt).ok();
+            if let Some(image) = image.filter(|image| kept.as_ref().is_none_or(|kept| kept.id != *image)) {
                 sweep_image(&*target, &home, &image, spec.volume.capacity).await?;
             }
         }
@@ -184,7 +191,8 @@ impl Task {
     }
 }
 
-/// Drops the uploads and objects of one image. Uploads are asked for by exact key, which every store answers.
+/// Drops the uploads and objects of one image, checkpoints included. Uploads are asked for by exact key, which every
+/// store answers.
 async fn sweep_image(
     target: &dyn Target,
     home: &VolumeHome,
@@ -201,16 +209,19 @@ async fn sweep_image(
             for open in target.list_uploads(&prefix).await? {
                 target.abort_upload(&open.upload).await?;
             }
-            let found = target.list(&ListRequest::all(prefix)).await?.objects;
-            let keys: Vec<_> = found
-                .into_iter()
-                .map(|object| object.key)
-                .filter(|found| *found == key)
-                .collect();
-            if !keys.is_empty() {
-                target.delete(&keys).await?;
-            }
         }
+    }
+    let files = FileStem::from(image);
+    let Ok(prefix) = format!("{}{files}-s", home.prefix()).parse() else {
+        return Ok(());
+    };
+    let found = list_all(target, &prefix, MAX_LEFTOVERS).await?;
+    let ours = found.into_iter().map(|object| object.key);
+    let ours: Vec<_> = ours
+        .filter(|key| home.stem_of(key).as_ref() == Some(&files))
+        .collect();
+    if !ours.is_empty() {
+        target.delete(&ours).await?;
     }
     Ok(())
 }

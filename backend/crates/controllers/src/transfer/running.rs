@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use holdfast_crd::names::reasons;
-use holdfast_crd::transfer::{MoverOutcome, MoverReport};
+use holdfast_crd::transfer::{MoverOutcome, MoverReport, Restored};
 use holdfast_crd::{Direction, Target as TargetResource, TransferStage, VolumeTransfer};
 use holdfast_k8s::create_or_get;
-use holdfast_mover::Job as MoverJob;
+use holdfast_mover::{Job as MoverJob, VerifyReport};
 use holdfast_repository::keys;
 use holdfast_seal::KeyRing;
 use holdfast_target::layout::{ImageRecord, VolumeHome};
@@ -14,7 +14,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::build::{self, DatamoverTask, PodParts};
 use super::pods;
@@ -44,7 +44,7 @@ impl Task {
     /// Stage Running.
     pub(super) async fn running(&mut self) -> Result<Step, Failure> {
         if self.status.result.is_some() {
-            return self.finish_backup().await;
+            return self.finish().await;
         }
         if let Some(outcome) = self.report().and_then(|report| report.outcome.clone()) {
             return self.ended(outcome).await;
@@ -89,8 +89,8 @@ impl Task {
             self.note(reasons::IN_PROGRESS, &text);
             return self.wait_or_fail(Duration::from_millis(500), &text);
         }
-        self.create_claim().await?;
-        let job = build::job_for(&self.transfer, self.status.attempt)?;
+        let restored = self.create_claim().await?;
+        let job = build::job_for(&self.transfer, self.status.attempt, restored)?;
         let ctx = self.ctx();
         let target = ctx
             .targets
@@ -133,8 +133,10 @@ impl Task {
         Ok(keys::ring(&*store, &home.cluster, &home.plan, &ids, &identity).await?)
     }
 
-    async fn create_claim(&self) -> Result<(), Failure> {
+    /// Makes the mover's claim, where there is a volume. Says how much of it earlier attempts have restored.
+    async fn create_claim(&self) -> Result<u64, Failure> {
         let claim = match self.transfer.spec.direction {
+            Direction::Verify | Direction::Merge => return Ok(0),
             Direction::Backup => {
                 let restore_size = self
                     .status
@@ -147,16 +149,19 @@ impl Task {
         };
         let provision =
             |error: kube::Error| Failure::from(error).during("the mover's claim was not accepted");
-        create_or_get(&self.ctx().installed::<PersistentVolumeClaim>(), &claim)
+        let claim = create_or_get(&self.ctx().installed::<PersistentVolumeClaim>(), &claim)
             .await
             .map_err(provision)?;
-        Ok(())
+        // Another claim is another volume.
+        let restored = self.status.restored.as_ref();
+        let same = restored.filter(|restored| claim.uid().as_ref() == Some(&restored.claim_uid));
+        Ok(same.map_or(0, |restored| restored.bytes))
     }
 
     /// Where the pod must run. The volume that is backed up may be gone by now; the claim made from its snapshot then
     /// decides alone.
     async fn pod_parts(&self) -> Result<PodParts, Failure> {
-        if self.transfer.spec.direction == Direction::Restore {
+        if self.transfer.spec.direction != Direction::Backup {
             return Ok(PodParts {
                 placement: self.transfer.spec.placement.clone(),
                 volume_affinity: None,
@@ -194,7 +199,10 @@ impl Task {
         // Every claim is unbound and every pod unscheduled for a moment: that is not worth a word.
         let mut problem = None;
         if self.report().is_none() && idle > PROVISIONING {
-            problem = self.provisioning_problem().await?.or(pod.and_then(pods::problem));
+            if self.transfer.spec.direction.has_volume() {
+                problem = self.provisioning_problem().await?;
+            }
+            problem = problem.or(pod.and_then(pods::problem));
         }
         let Some(text) = problem else {
             self.note(reasons::IN_PROGRESS, "");
@@ -280,24 +288,44 @@ impl Task {
         if self.transfer.spec.direction == Direction::Restore {
             return Ok(Step::Enter(TransferStage::HandingOver));
         }
+        self.status.result = Some(self.result_of(outcome)?);
+        Ok(Step::Stay(Duration::ZERO))
+    }
+
+    /// What the mover made or found, if it is what it was told to make or look at.
+    fn result_of(&self, outcome: MoverOutcome) -> Result<Value, Failure> {
         let internal = |why: String| {
-            Failure::lasting(
-                reasons::INTERNAL,
-                format!("the mover's result is no image: {why}"),
-            )
+            let text = format!("the mover's result is not what it was told to do: {why}");
+            Failure::lasting(reasons::INTERNAL, text)
         };
-        let image = outcome
-            .image
-            .ok_or_else(|| internal("it is missing".to_owned()))?;
+        let missing = || internal("it is missing".to_owned());
+        if self.transfer.spec.direction == Direction::Verify {
+            let report = outcome.report.ok_or_else(missing)?;
+            serde_json::from_value::<VerifyReport>(report.clone())
+                .map_err(|error| internal(error.to_string()))?;
+            return Ok(report);
+        }
+        let image = outcome.image.ok_or_else(missing)?;
         let record: ImageRecord =
             serde_json::from_value(image.clone()).map_err(|error| internal(error.to_string()))?;
-        let expected = build::image_of(&self.transfer, self.status.attempt)
-            .map_err(|error| internal(error.to_string()))?;
-        if record.id != expected {
-            return Err(internal(format!("it is {}, not {expected}", record.id)));
+        if self.transfer.spec.direction == Direction::Merge {
+            let expected = build::files_of(&self.transfer)?;
+            return match record.stem() {
+                Some(files) if files == expected => Ok(image),
+                _ => Err(internal(format!(
+                    "image {} has other files than {expected}",
+                    record.id
+                ))),
+            };
         }
-        self.status.result = Some(image);
-        Ok(Step::Stay(Duration::ZERO))
+        let expected = build::image_of(&self.transfer, self.status.attempt)?;
+        // An attempt may go on with the image that an earlier one began.
+        let ours =
+            record.id.backup == expected.backup && (1..=expected.attempt.0).contains(&record.id.attempt.0);
+        match ours {
+            true => Ok(image),
+            false => Err(internal(format!("it is {}, not {expected}", record.id))),
+        }
     }
 
     /// The pod ended without a word. It may have spoken after we read the transfer: that is looked up first.
@@ -338,9 +366,24 @@ impl Task {
             .warning(&self.transfer, failure.reason, &text)
             .await;
         self.note(reasons::IN_PROGRESS, &text);
+        self.keep_restored().await?;
         self.status.attempt += 1;
         self.status.node = None;
         Ok(Step::Stay(Duration::ZERO))
+    }
+
+    /// Remembers how far the attempt in force has restored the claim: the next one goes on from there.
+    async fn keep_restored(&mut self) -> Result<(), Failure> {
+        let bytes = self.report().map_or(0, |report| report.bytes_durable);
+        if self.transfer.spec.direction != Direction::Restore || bytes == 0 {
+            return Ok(());
+        }
+        let claims = self.ctx().installed::<PersistentVolumeClaim>();
+        let claim = claims.get_opt(&self.names.claim()).await?;
+        self.status.restored = claim
+            .and_then(|claim| claim.uid())
+            .map(|claim_uid| Restored { claim_uid, bytes });
+        Ok(())
     }
 
     /// Whether a full image is the way out.
@@ -368,7 +411,7 @@ impl Task {
     }
 
     /// The result is stored: everything temporary may go.
-    async fn finish_backup(&mut self) -> Result<Step, Failure> {
+    async fn finish(&mut self) -> Result<Step, Failure> {
         self.remove_temporaries().await?;
         self.sweep_target().await;
         Ok(Step::Enter(TransferStage::Succeeded))

@@ -191,7 +191,11 @@ impl Task {
             Direction::Restore if spec.claim_manifest.is_none() => {
                 Err(invalid("a restore needs spec.claimManifest"))
             }
-            Direction::Restore => Ok(Step::Enter(TransferStage::Queued)),
+            Direction::Verify if spec.scope.is_none() => Err(invalid("a verification needs spec.scope")),
+            Direction::Merge if spec.files.is_none() => Err(invalid("a merge needs spec.files")),
+            Direction::Restore | Direction::Verify | Direction::Merge => {
+                Ok(Step::Enter(TransferStage::Queued))
+            }
         }
     }
 

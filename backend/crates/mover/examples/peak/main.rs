@@ -104,6 +104,7 @@ async fn do_job(target: &Path, job: &Path) -> Result<()> {
         Job::Restore(job) => {
             serde_json::to_value(restore(target, job, Arc::default(), progress, cancel).await?)?
         }
+        Job::Verify(_) | Job::Merge(_) => anyhow::bail!("only volumes are moved here"),
     };
     let report = Report {
         result,
@@ -145,6 +146,7 @@ impl Bench<'_> {
             parents: chain.clone(),
             cluster_size: 64 << 10,
             seal: None,
+            heal: Vec::new(),
             source: None,
         };
         let record = serde_json::from_value(self.run(what, &Job::Backup(job))?)?;

@@ -54,6 +54,8 @@ pub(super) struct ShardBackup<'a> {
     pub(super) seal: Option<&'a DataKey>,
     /// Who writes checkpoints, where there are some.
     pub(super) keeper: Option<&'a Keeper<'a>>,
+    /// Clusters that are stored even if the parents have their hash.
+    pub(super) heal: Vec<Range<u64>>,
     /// Where an earlier attempt stopped.
     pub(super) resumed: Option<&'a Resumed>,
 }
@@ -205,7 +207,7 @@ impl ShardBackup<'_> {
                 continue;
             }
             let hash = cluster_hash(content);
-            if before(cluster) == Some(ClusterState::Data(hash)) {
+            if before(cluster) == Some(ClusterState::Data(hash)) && !self.heals(cluster) {
                 continue;
             }
             compressor.compress(content, frame)?;
@@ -216,6 +218,11 @@ impl ShardBackup<'_> {
                 .push((cluster, Found::Data(hash, at..output.frames.len())));
         }
         Ok(())
+    }
+
+    /// Whether what the parents have of this cluster is damaged.
+    fn heals(&self, cluster: ClusterIndex) -> bool {
+        self.heal.iter().any(|bad| bad.contains(&cluster.0))
     }
 
     /// Writes outputs in the order of their pieces. Ends early on the first failure.

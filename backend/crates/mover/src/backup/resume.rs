@@ -47,7 +47,7 @@ pub(super) struct Earlier {
 pub(super) fn work(job: &BackupJob, source: &str, size: u64) -> Result<Digest, MoverError> {
     let parts = (limits::IMAGE_PART, limits::INDEX_PART);
     let how = (job.cluster_size, &job.seal, DEFAULT_LEVEL, parts);
-    let what = serde_json::to_vec(&(&job.home, &job.parents, source, size, how));
+    let what = serde_json::to_vec(&(&job.home, &job.parents, &job.heal, source, size, how));
     let what = what.map_err(|error| MoverError::Internal(error.to_string()))?;
     Ok(Digest::of(&what))
 }

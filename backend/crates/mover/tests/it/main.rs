@@ -4,6 +4,7 @@
 mod by_hand;
 mod counting;
 mod faults;
+mod heal;
 mod histories;
 mod history;
 mod memory;

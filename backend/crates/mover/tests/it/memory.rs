@@ -39,6 +39,7 @@ async fn child() {
                 .await
                 .unwrap(),
         ),
+        Job::Verify(_) | Job::Merge(_) => panic!("only volumes are moved alone"),
     };
     let seconds = begun.elapsed().as_secs_f64();
     let report = serde_json::json!({ "result": result.unwrap(), "peak": peak_memory(), "seconds": seconds });

@@ -134,6 +134,7 @@ pub(crate) fn backup_job(device: &Path, image: &str, parents: &[ImageRecord]) ->
         parents: parents.to_vec(),
         cluster_size,
         seal: None,
+        heal: Vec::new(),
         source: None,
     }
 }

@@ -263,6 +263,7 @@ impl Operator {
                 .map_or(volume.cluster_size, |newest| newest.cluster_size),
             parents,
             seal: seal.map(|key| key.id().clone()),
+            heal: Vec::new(),
         };
         let (progress, stop) = (Arc::new(Progress::new()), CancellationToken::new());
         Ok(holdfast_mover::backup(target.clone(), &job, Arc::new(ring), progress, stop).await?)

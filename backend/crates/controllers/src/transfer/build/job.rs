@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use holdfast_crd::names::{labels, reasons};
 use holdfast_crd::{Direction, VolumeTransfer};
-use holdfast_mover::{BackupJob, Job as MoverJob, RestoreJob};
+use holdfast_mover::{BackupJob, Job as MoverJob, MergeJob, RestoreJob, VerifyJob};
 use holdfast_seal::{KeyId, KeyRing};
 use holdfast_target::Connection;
-use holdfast_target::layout::{Attempt, ImageId, ImageRecord};
+use holdfast_target::layout::{Attempt, FileStem, ImageId, ImageRecord};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -22,6 +23,8 @@ use crate::transfer::ROLE;
 
 /// Bytes of a cluster of a new chain.
 const CLUSTER_SIZE: u32 = 64 << 10;
+/// User and group of movers that touch no volume.
+const NOBODY: i64 = 65_532;
 /// Seconds a mover has to drop its upload when it is told to stop.
 const GRACE_SECONDS: i64 = 10;
 
@@ -73,34 +76,66 @@ impl From<InvalidSpec> for Failure {
     }
 }
 
-/// What the mover is to do in this attempt.
-pub(in crate::transfer) fn job_for(transfer: &VolumeTransfer, attempt: u32) -> Result<MoverJob, InvalidSpec> {
+/// What the mover is to do in this attempt. `restored` are the bytes at the start of the mover's claim that earlier
+/// attempts of a restore have written for good.
+pub(in crate::transfer) fn job_for(
+    transfer: &VolumeTransfer,
+    attempt: u32,
+    restored: u64,
+) -> Result<MoverJob, InvalidSpec> {
     let spec = &transfer.spec;
     let home = spec.home.parse().map_err(|e| invalid("home", &e))?;
     let device = PathBuf::from(DatamoverTask::DEVICE);
-    let chain: Vec<ImageRecord> = match &spec.chain {
-        Some(chain) => serde_json::from_value(chain.clone()).map_err(|e| invalid("chain", &e))?,
-        None => Vec::new(),
-    };
-    if spec.direction == Direction::Restore {
-        return Ok(MoverJob::Restore(RestoreJob {
+    let chain: Vec<ImageRecord> = read("chain", spec.chain.as_ref())?.unwrap_or_default();
+    let missing = |field| invalid(field, &"it is missing");
+    Ok(match spec.direction {
+        Direction::Backup => MoverJob::Backup(BackupJob {
+            device,
+            home,
+            image: image_of(transfer, attempt)?,
+            cluster_size: chain.first().map_or(CLUSTER_SIZE, |newest| newest.cluster_size),
+            parents: chain,
+            seal: seal_of(transfer)?,
+            heal: read("heal", spec.heal.as_ref())?.unwrap_or_default(),
+            // A snapshot never changes, so that one attempt can go on where another one stopped.
+            source: source_of(transfer),
+        }),
+        Direction::Restore => MoverJob::Restore(RestoreJob {
             device,
             home,
             chain,
-            from: 0,
-        }));
-    }
-    let image = image_of(transfer, attempt)?;
-    let cluster_size = chain.first().map_or(CLUSTER_SIZE, |newest| newest.cluster_size);
-    Ok(MoverJob::Backup(BackupJob {
-        device,
-        home,
-        image,
-        parents: chain,
-        cluster_size,
-        seal: seal_of(transfer)?,
-        source: None,
-    }))
+            from: restored,
+        }),
+        Direction::Verify => MoverJob::Verify(VerifyJob {
+            home,
+            images: chain,
+            scope: read("scope", spec.scope.as_ref())?.ok_or_else(|| missing("scope"))?,
+        }),
+        Direction::Merge => MoverJob::Merge(MergeJob {
+            home,
+            run: chain,
+            files: files_of(transfer)?,
+            seal: seal_of(transfer)?,
+        }),
+    })
+}
+
+fn read<T: DeserializeOwned>(field: &'static str, value: Option<&Value>) -> Result<Option<T>, InvalidSpec> {
+    value
+        .map(|value| serde_json::from_value(value.clone()).map_err(|e| invalid(field, &e)))
+        .transpose()
+}
+
+/// What the mover's device shows, where it is known by a name.
+fn source_of(transfer: &VolumeTransfer) -> Option<String> {
+    let snapshot = transfer.status.as_ref()?.snapshot.as_ref()?;
+    Some(snapshot.handle.clone())
+}
+
+/// What the files of a merged image are called.
+pub(in crate::transfer) fn files_of(transfer: &VolumeTransfer) -> Result<FileStem, InvalidSpec> {
+    let files = transfer.spec.files.as_deref().unwrap_or_default();
+    files.parse().map_err(|e| invalid("files", &e))
 }
 
 /// The data key that a backup's image is sealed under.
@@ -117,6 +152,8 @@ pub(in crate::transfer) fn keys_of(job: &MoverJob) -> BTreeSet<KeyId> {
     let (chain, own) = match job {
         MoverJob::Backup(job) => (&job.parents, job.seal.clone()),
         MoverJob::Restore(job) => (&job.chain, None),
+        MoverJob::Verify(job) => (&job.images, None),
+        MoverJob::Merge(job) => (&job.run, job.seal.clone()),
     };
     let objects = chain
         .iter()
@@ -196,23 +233,30 @@ pub(in crate::transfer) fn job(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {"labels": labels, "annotations": settings.annotations},
-                "spec": pod_spec(names, &name, settings, parts),
+                "spec": pod_spec(transfer.spec.direction, names, &name, settings, parts),
             },
         },
     });
     serde_json::from_value(manifest).map_err(|e| invalid("placement", &e))
 }
 
-fn pod_spec(names: &Names, secret: &str, settings: &MoverSettings, parts: &PodParts) -> Value {
+fn pod_spec(
+    direction: Direction,
+    names: &Names,
+    secret: &str,
+    settings: &MoverSettings,
+    parts: &PodParts,
+) -> Value {
     let mut pod = json!({
         "restartPolicy": "Never",
         "serviceAccountName": settings.service_account,
         "automountServiceAccountToken": true,
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        // A block device belongs to root and fsGroup does not reach it: uid 0, and nothing that makes root root.
+        // The group reads the Secret.
         "securityContext": {
-            "runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"},
+            "runAsNonRoot": true, "runAsUser": NOBODY, "runAsGroup": NOBODY, "fsGroup": NOBODY,
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [{
             "name": ROLE,
@@ -225,19 +269,18 @@ fn pod_spec(names: &Names, secret: &str, settings: &MoverSettings, parts: &PodPa
                 "readOnlyRootFilesystem": true,
                 "capabilities": {"drop": ["ALL"]},
             },
-            "volumeDevices": [{"name": "volume", "devicePath": DatamoverTask::DEVICE}],
             "volumeMounts": [{"name": "task", "mountPath": DatamoverTask::FOLDER, "readOnly": true}],
         }],
-        "volumes": [
-            {"name": "volume", "persistentVolumeClaim": {"claimName": names.claim()}},
-            {"name": "task", "secret": {"secretName": secret, "defaultMode": 0o400}},
-        ],
+        "volumes": [{"name": "task", "secret": {"secretName": secret, "defaultMode": 0o400}}],
         // Movers spread over the nodes that can reach their volumes.
         "topologySpreadConstraints": [{
             "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": {labels::ROLE: ROLE}},
         }],
     });
+    if direction.has_volume() {
+        attach(&mut pod, names);
+    }
     if let Some(policy) = &settings.image_pull_policy {
         pod["containers"][0]["imagePullPolicy"] = json!(policy);
     }
@@ -249,6 +292,18 @@ fn pod_spec(names: &Names, secret: &str, settings: &MoverSettings, parts: &PodPa
     }
     place(&mut pod, settings, parts);
     pod
+}
+
+/// Gives the pod its volume. A block device belongs to root and fsGroup does not reach it: uid 0, and nothing that makes
+/// root root.
+fn attach(pod: &mut Value, names: &Names) {
+    pod["securityContext"] = json!({
+        "runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    pod["containers"][0]["volumeDevices"] = json!([{"name": "volume", "devicePath": DatamoverTask::DEVICE}]);
+    if let Some(volumes) = pod["volumes"].as_array_mut() {
+        volumes.push(json!({"name": "volume", "persistentVolumeClaim": {"claimName": names.claim()}}));
+    }
 }
 
 /// Rules of the installation, of the pod that will use the volume and of the volume itself, all of which must hold.
@@ -304,12 +359,15 @@ mod tests {
     use super::*;
 
     fn pod(parts: &PodParts) -> Value {
-        let transfer = transfer("Backup", json!({"image": "b-uid"}));
+        pod_of(&transfer("Backup", json!({"image": "b-uid"})), parts)
+    }
+
+    fn pod_of(transfer: &VolumeTransfer, parts: &PodParts) -> Value {
         let settings: MoverSettings = serde_json::from_value(json!({
             "image": "registry.example/holdfast:1", "nodeSelector": {"pool": "backup"}, "imagePullPolicy": "Never",
             "tolerations": [{"key": "a", "operator": "Exists"}]}))
         .unwrap();
-        let job = job(&transfer, &Names::of(&transfer), 2, &settings, parts).unwrap();
+        let job = job(transfer, &Names::of(transfer), 2, &settings, parts).unwrap();
         assert_eq!(job.name_any(), format!("{}-a2", transfer.name_any()));
         serde_json::to_value(job).unwrap()["spec"]["template"].clone()
     }
@@ -332,9 +390,39 @@ mod tests {
         assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
         assert_eq!(container["volumeDevices"][0]["devicePath"], "/dev/holdfast");
         assert_eq!(container["imagePullPolicy"], "Never");
-        assert_eq!(spec["volumes"][1]["secret"]["defaultMode"], 0o400);
+        assert_eq!(spec["volumes"][0]["secret"]["defaultMode"], 0o400);
         assert_eq!(pod["metadata"]["labels"]["holdfast.dev/role"], "datamover");
         assert_eq!(pod["metadata"]["annotations"]["sidecar.istio.io/inject"], "false");
+    }
+
+    #[test]
+    fn work_on_the_target_is_done_by_nobody_without_a_volume() {
+        let verify = transfer("Verify", json!({"chain": [], "scope": "quick"}));
+        let pod = pod_of(&verify, &PodParts::default());
+        let spec = &pod["spec"];
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(spec["securityContext"]["runAsUser"], NOBODY);
+        assert_eq!(spec["volumes"].as_array().unwrap().len(), 1);
+        assert!(spec["containers"][0].get("volumeDevices").is_none());
+    }
+
+    #[test]
+    fn work_on_the_target_needs_to_know_what_to_do() {
+        let verify = |more| job_for(&transfer("Verify", more), 1, 0);
+        let full = json!({"full": {"budget": 5}});
+        let Ok(MoverJob::Verify(job)) = verify(json!({"chain": [], "scope": full})) else {
+            panic!("a verification")
+        };
+        assert_eq!(serde_json::to_value(job.scope).unwrap(), full);
+        let merge = |more| job_for(&transfer("Merge", more), 1, 0);
+        assert!(merge(json!({"chain": [], "files": "b-uid-a1-m7"})).is_ok());
+        for (bad, field) in [
+            (verify(json!({"chain": []})), "spec.scope"),
+            (verify(json!({"chain": [], "scope": "somehow"})), "spec.scope"),
+            (merge(json!({"chain": []})), "spec.files"),
+        ] {
+            assert!(bad.unwrap_err().to_string().starts_with(field));
+        }
     }
 
     #[test]
@@ -369,12 +457,17 @@ mod tests {
     #[test]
     fn every_attempt_writes_another_image_and_a_chain_keeps_its_cluster_size() {
         let first = transfer("Backup", json!({"image": "b-uid"}));
-        let MoverJob::Backup(job) = job_for(&first, 3).unwrap() else {
+        let MoverJob::Backup(job) = job_for(&first, 3, 0).unwrap() else {
             panic!("a backup")
         };
         assert_eq!(job.image.to_string(), "b-uid-a3");
         assert_eq!(job.cluster_size, 65_536);
         let bad = transfer("Backup", json!({"image": "b-uid", "home": "nowhere"}));
-        assert!(job_for(&bad, 1).unwrap_err().to_string().starts_with("spec.home"));
+        assert!(
+            job_for(&bad, 1, 0)
+                .unwrap_err()
+                .to_string()
+                .starts_with("spec.home")
+        );
     }
 }
