@@ -225,7 +225,7 @@ pub(crate) fn reason(reason: &str) -> Option<(&'static str, &'static str)> {
         ),
         "Damaged" => (
             "Bytes on the target are not what was written",
-            "Do not rely on this point. Restore an older one and take a full backup now.",
+            "Do not rely on this point. Back up again now: what is damaged is stored anew. Other points may be whole.",
         ),
         "Conflict" => (
             "Something that would be written exists already",

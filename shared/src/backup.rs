@@ -153,6 +153,48 @@ pub struct BackupStatus {
     /// Named problems, at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+    /// What verification knows of each volume of the point; the condition `Verified` says it of the point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verification: Vec<VerifiedVolume>,
+}
+
+/// What is known of one volume of a point.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedVolume {
+    /// Name of the claim.
+    pub claim: String,
+    /// When objects, tables and indexes of all its images were looked at last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<String>,
+    /// When all its content had been read and compared with its hashes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_checked_at: Option<String>,
+    /// What is damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// Body of `POST /api/v1/backups/{namespace}/{name}/verify`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VerifyBackup {
+    /// How much is read.
+    #[serde(default)]
+    pub scope: VerifyScope,
+}
+
+/// How much of a point a verification reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum VerifyScope {
+    /// Whether every object is there, and tables and indexes are what was written.
+    #[default]
+    Quick,
+    /// All content as well.
+    Full,
 }
 
 /// Body of `POST /api/v1/backups`.

@@ -19,7 +19,10 @@ pub mod session;
 pub mod target;
 pub mod transfer;
 
-pub use backup::{Backup, BackupPhase, BackupSpec, BackupStatus, BackupType, CreateBackup, DeletionPolicy};
+pub use backup::{
+    Backup, BackupPhase, BackupSpec, BackupStatus, BackupType, CreateBackup, DeletionPolicy, VerifiedVolume,
+    VerifyBackup, VerifyScope,
+};
 pub use error::{ErrorBody, ErrorDetail, ErrorEnvelope};
 pub use event::{Resource, ResourceKind, ServerEvent};
 pub use meta::{
@@ -29,7 +32,7 @@ pub use namespace::{BackupSummary, NamespaceProtection, ProtectionState};
 pub use page::{ListQuery, Page};
 pub use plan::{
     BackupConfig, BackupPlan, BackupPlanSpec, BackupPlanStatus, CreateBackupPlan, Encryption,
-    GroupVersionKind, ResourceSelector, ResourceSet,
+    GroupVersionKind, ResourceSelector, ResourceSet, Verification,
 };
 pub use restore::{
     CreateRestore, ObjectCounts, Restore, RestorePhase, RestoreSource, RestoreSpec, RestoreStatus, SourceType,

@@ -33,6 +33,22 @@ pub struct BackupPlanSpec {
     /// Lets Secrets be stored in clear where nothing is encrypted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub store_secrets_unencrypted: bool,
+    /// How often stored points are verified, and how thoroughly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+}
+
+/// How a plan's points are looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// Hours from one look to the next; 168 when absent, 0: only when somebody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_hours: Option<u32>,
+    /// Stored content that each look reads of every volume, such as `20Gi`; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_budget: Option<String>,
 }
 
 /// Encrypts, or opens what is encrypted.

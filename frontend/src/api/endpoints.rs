@@ -3,7 +3,7 @@
 use gloo_net::http::Method;
 use holdfast_shared::{
     Backup, BackupPlan, CreateBackup, CreateBackupPlan, CreateRestore, CreateTarget, NamespaceProtection,
-    Page, Restore, Session, SignIn, Target,
+    Page, Restore, Session, SignIn, Target, VerifyBackup,
 };
 
 use super::{Api, ApiError};
@@ -88,6 +88,17 @@ impl Api {
 
     pub(crate) async fn create_backup(self, body: &CreateBackup) -> Result<Backup, ApiError> {
         self.post("/backups", body).await
+    }
+
+    /// Asks for a verification of a backup's point.
+    pub(crate) async fn verify_backup(
+        self,
+        namespace: &str,
+        name: &str,
+        body: &VerifyBackup,
+    ) -> Result<Backup, ApiError> {
+        let path = format!("{}/verify", Collection::Backups.item(namespace, name));
+        self.post(&path, body).await
     }
 
     pub(crate) async fn create_restore(self, body: &CreateRestore) -> Result<Restore, ApiError> {

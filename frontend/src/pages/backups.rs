@@ -4,3 +4,4 @@ pub(crate) mod delete;
 pub(crate) mod detail;
 pub(crate) mod list;
 pub(crate) mod start;
+mod verify;

@@ -242,6 +242,19 @@ pub(crate) async fn cancel<K: Kind>(caller: &Caller, path: &ObjectPath) -> Resul
     Ok(axum::Json(wire::<K>(&object)?))
 }
 
+/// Puts a label on an object.
+pub(crate) async fn label<K: Kind>(
+    caller: &Caller,
+    path: &ObjectPath,
+    key: &str,
+    value: &str,
+) -> Result<axum::Json<K::Wire>> {
+    let patch = Patch::Merge(json!({"metadata": {"labels": {key: value}}}));
+    let api = api::<K>(&caller.client, Some(&path.namespace));
+    let object = api.patch(&path.name, &PatchParams::default(), &patch).await?;
+    Ok(axum::Json(wire::<K>(&object)?))
+}
+
 /// The object as `kubectl get -o yaml` shows it.
 pub(crate) async fn yaml<K: Kind>(caller: &Caller, path: &ObjectPath) -> Result<Response> {
     let mut object = api::<K>(&caller.client, Some(&path.namespace))

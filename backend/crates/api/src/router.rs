@@ -38,6 +38,7 @@ pub(crate) fn described() -> OpenApiRouter<App> {
         .routes(routes!(backups::get_backup, backups::delete_backup))
         .routes(routes!(backups::get_backup_yaml))
         .routes(routes!(backups::cancel_backup))
+        .routes(routes!(backups::verify_backup))
         .routes(routes!(restores::list_restores, restores::create_restore))
         .routes(routes!(restores::get_restore, restores::delete_restore))
         .routes(routes!(restores::get_restore_yaml))

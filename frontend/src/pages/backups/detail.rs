@@ -10,6 +10,7 @@ use leptos_router::hooks::{use_navigate, use_params_map};
 
 use super::delete::{DeleteDialog, Gone};
 use super::list::{BackupTook, kind};
+use super::verify::{Verified, VerifyDialog};
 use crate::api::{Api, Collection};
 use crate::components::feedback::WhenReady;
 use crate::components::icon::{Glyph, Icon};
@@ -79,6 +80,7 @@ fn Actions(key: Signal<(String, String)>, backup: Memo<Option<Arc<Backup>>>) -> 
     let navigate = use_navigate();
     let deleting = RwSignal::new(false);
     let restoring = RwSignal::new(false);
+    let verifying = RwSignal::new(false);
     let canceling = RwSignal::new(false);
     let state = Memo::new(move |_| backup.get().map(|backup| backup.state()));
     let asked = Memo::new(move |_| backup.get().is_some_and(|backup| backup.spec.cancel));
@@ -123,6 +125,10 @@ fn Actions(key: Signal<(String, String)>, backup: Memo<Option<Arc<Backup>>>) -> 
             </button>
         </Show>
         <Show when=move || state.get() == Some(RunState::Complete)>
+            <button type="button" class="button" on:click=move |_| verifying.set(true)>
+                <Glyph icon=Icon::Check />
+                "Verify"
+            </button>
             <button type="button" class="button primary" on:click=move |_| restoring.set(true)>
                 <Glyph icon=Icon::Restore />
                 "Restore"
@@ -132,6 +138,7 @@ fn Actions(key: Signal<(String, String)>, backup: Memo<Option<Arc<Backup>>>) -> 
             let (namespace, name) = key.get();
             view! { <RestoreDialog open=restoring source=Source::Backup { namespace, name } /> }
         }}
+        <VerifyDialog open=verifying key=key />
         <DeleteDialog
             open=deleting
             collection=Collection::Backups
@@ -215,6 +222,7 @@ fn Overview(backup: Memo<Option<Arc<Backup>>>) -> impl IntoView {
             <Fact label="Objects">
                 {move || backup.get().status.objects.map_or_else(|| "–".to_owned(), |objects| objects.to_string())}
             </Fact>
+            <Fact label="Verified"><Verified backup=backup /></Fact>
             {move || view! { <Facts backup=lasting.get() /> }}
         </dl>
         <ProblemSection problems=problems />

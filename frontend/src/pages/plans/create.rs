@@ -64,6 +64,7 @@ impl Form {
                 },
                 exclude_resources: (!claims.is_empty()).then(|| excluded(claims)),
                 store_secrets_unencrypted: key.is_empty() && self.clear_secrets.get_untracked(),
+                verification: None,
                 encryption: (!key.is_empty()).then(|| Encryption {
                     encryption_secret: ObjectRef::local(&key),
                 }),

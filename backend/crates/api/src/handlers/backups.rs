@@ -2,7 +2,10 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use holdfast_shared::{Backup, BackupSpec, CreateBackup, ListQuery, ObjectRef, Page};
+use holdfast_crd::names::labels;
+use holdfast_shared::{
+    Backup, BackupSpec, CreateBackup, ListQuery, ObjectRef, Page, VerifyBackup, VerifyScope,
+};
 
 use super::{CreateFailures, Failures, ObjectFailures};
 use crate::error::Result;
@@ -66,6 +69,25 @@ pub(crate) async fn delete_backup(
 )]
 pub(crate) async fn cancel_backup(caller: Caller, path: ObjectPath) -> Result<axum::Json<Backup>> {
     resource::cancel::<resource::Backup>(&caller, &path).await
+}
+
+/// Asks for a verification of the point. The condition `Verified` says what was found.
+#[utoipa::path(
+    post, path = "/api/v1/backups/{namespace}/{name}/verify", operation_id = "verifyBackup", tag = "backups",
+    params(("namespace" = String, Path), ("name" = String, Path)), request_body = VerifyBackup,
+    responses((status = 202, description = "It will be verified.", body = Backup), ObjectFailures)
+)]
+pub(crate) async fn verify_backup(
+    caller: Caller,
+    path: ObjectPath,
+    Json(body): Json<VerifyBackup>,
+) -> Result<(StatusCode, axum::Json<Backup>)> {
+    let scope = match body.scope {
+        VerifyScope::Quick => "quick",
+        VerifyScope::Full => "full",
+    };
+    let asked = resource::label::<resource::Backup>(&caller, &path, labels::VERIFY, scope).await?;
+    Ok((StatusCode::ACCEPTED, asked))
 }
 
 /// Starts a backup of a plan.

@@ -10,5 +10,6 @@ mod operator;
 mod random;
 mod report;
 mod rng;
+mod vectors;
 mod volume;
 mod world;
