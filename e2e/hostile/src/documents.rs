@@ -67,7 +67,7 @@ pub(crate) fn chain_file(input: &[u8]) {
     let context = format!("{}{IMAGE}", home.prefix());
     let sealed = seal_document(&data_key(), &context, input).expect("the context is a key");
     let entry = json!({"id": IMAGE, "files": [], "sealed": STANDARD.encode(sealed)});
-    let file = json!({"format": 0, "home": HOME, "generation": GENERATION, "images": [entry]});
+    let file = json!({"format": 1, "home": HOME, "generation": GENERATION, "images": [entry]});
     let file = ChainFile::parse(&home, GENERATION, file.to_string().as_bytes()).expect("a chain file");
     let [entry] = file.images.as_slice() else {
         panic!("it has one image")

@@ -371,7 +371,7 @@ fn documents() -> Result<Vec<Seed>> {
             "snapshotTime": "2026-01-01T00:00:00Z", "chain": chain})
     };
     let commit = |volumes: Value| {
-        json!({"format": 0, "location": LOCATION, "attempt": 3, "createdBy": "t", "cluster": {"uid": "c-1"},
+        json!({"format": 1, "location": LOCATION, "attempt": 3, "createdBy": "t", "cluster": {"uid": "c-1"},
             "plan": uid("p-1"), "backup": uid("b-1"), "backupType": "Mixed", "requester": "r",
             "started": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:00:00Z",
             "namespace": {"name": "n", "uid": "n", "labels": {"a": "b"}, "annotations": {}}, "volumes": volumes,
@@ -381,7 +381,7 @@ fn documents() -> Result<Vec<Seed>> {
     let gone = json!([{"image": "b0-a1", "files": ["b0-a1-s0.qcow2"], "generation": 2, "at": "2026-01-01T00:00:00Z"}]);
     let chain = |images: [&Value; 2]| {
         let images = images.map(entry);
-        json!({"format": 0, "home": HOME, "generation": 2, "previous": 1, "images": images, "unlinked": gone})
+        json!({"format": 1, "home": HOME, "generation": 2, "previous": 1, "images": images, "unlinked": gone})
     };
     let [x, y] = [
         image_record("x-a1", Some("y-a1")),

@@ -29,7 +29,7 @@ pub use writer::IndexWriter;
 const HEADER_MAGIC: &[u8; 4] = b"HFIX";
 const PAGE_MAGIC: &[u8; 4] = b"HFPG";
 const FOOTER_MAGIC: &[u8; 4] = b"HFIE";
-const VERSION: u32 = 0;
+const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 288;
 /// Where the image's name stands in the header; it fills the rest, less one byte that is always zero.
 const NAME_OFFSET: usize = 32;

@@ -34,7 +34,7 @@ pub use names::{
 use crate::Prefix;
 
 /// Format version that this code writes and the highest it reads.
-pub const FORMAT_VERSION: u32 = 0;
+pub const FORMAT_VERSION: u32 = 1;
 /// Virtual bytes of one shard: each shard is an image chain of its own, so that parts and objects stay small enough
 /// for every store.
 pub const SHARD_SIZE: u64 = 128 << 30;

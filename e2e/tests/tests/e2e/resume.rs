@@ -39,15 +39,30 @@ async fn a_killed_backup_goes_on_with_the_image_it_began() -> Result<()> {
     let fill = "dd if=/dev/urandom of=/dev/raw bs=1048576 count=900 conv=notrunc,fsync 2>/dev/null; sync";
     cluster.exec(&namespace, &pod, fill).await?;
     cluster.create(backup_manifest(&namespace, "big", "Full")).await?;
-    let location_of = || async {
-        let status = cluster.ours("Backup", &namespace).get("big").await?.data["status"].clone();
-        anyhow::Ok(status["location"].as_str().map(str::to_owned))
-    };
+    let uid = cluster
+        .ours("Backup", &namespace)
+        .get("big")
+        .await?
+        .metadata
+        .uid
+        .context("it has a UID")?;
     let limit = Duration::from_secs(90);
-    let place = until("the backup to have a place", limit, location_of).await?;
-    let (plan, uid) = place.rsplit_once('/').context("a location has three parts")?;
-    let (plan, uid) = (plan.to_owned(), uid.to_owned());
-    let prefix = format!("holdfast/volumes/{plan}/");
+    let home = until("the volume to have a place", limit, || async {
+        let transfers = cluster
+            .ours("VolumeTransfer", INSTALLED)
+            .list(&ListParams::default())
+            .await?;
+        let ours = transfers
+            .items
+            .into_iter()
+            .map(|transfer| transfer.data["spec"].clone());
+        let raw = ours
+            .into_iter()
+            .find(|spec| spec["run"]["uid"] == uid.as_str() && spec["claim"]["name"] == "raw");
+        Ok(raw.and_then(|spec| spec["home"].as_str().map(str::to_owned)))
+    })
+    .await?;
+    let prefix = format!("holdfast/volumes/{home}/");
     until("a checkpoint", limit, || async {
         let keys = cluster.keys(&prefix).await?;
         Ok(keys

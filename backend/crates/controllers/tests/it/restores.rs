@@ -60,7 +60,7 @@ async fn forge(world: &World, (file, count): (Vec<u8>, usize), capacity: u64) ->
     let location: Location = format!("{cluster}/{own}/backup-1").parse().unwrap();
     let source = json!({"namespace": world.namespace, "name": "p", "uid": own});
     let manifest = json!({
-        "format": 0, "location": location, "attempt": 1, "createdBy": "somebody", "cluster": {"uid": cluster},
+        "format": 1, "location": location, "attempt": 1, "createdBy": "somebody", "cluster": {"uid": cluster},
         "plan": source, "backup": {"namespace": world.namespace, "name": "b", "uid": "backup-1"}, "backupType": "Full",
         "started": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:00:00Z",
         "namespace": {"name": world.namespace, "uid": own},

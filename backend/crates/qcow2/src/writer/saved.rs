@@ -9,7 +9,7 @@ use crate::io::be64;
 use crate::l2::SECTOR;
 use crate::saved::{Load, Save};
 
-const TAG: &[u8; 8] = b"HFSImg0\n";
+const TAG: &[u8; 8] = b"HFSImg1\n";
 
 impl ImageWriter {
     /// What has to be kept to go on after what was appended so far: a few hundred KiB at most with clusters of 64 KiB.

@@ -11,7 +11,7 @@ pub(crate) fn manifest(location: &str) -> BackupManifest {
     let location: Location = location.parse().unwrap();
     let uid = |uid: &str| json!({"namespace": "n", "name": "n", "uid": uid});
     let image = json!({"id": "b-a1", "kind": "Full", "virtualSize": 512, "clusterSize": 65536, "stored": 1, "shards": []});
-    let document = json!({"format": 0, "location": location, "attempt": 1, "createdBy": "t",
+    let document = json!({"format": 1, "location": location, "attempt": 1, "createdBy": "t",
         "cluster": {"uid": location.cluster.as_str()}, "plan": uid(location.plan.as_str()),
         "backup": uid(location.backup.as_str()), "backupType": "Full",
         "started": "2026-01-01T00:00:00Z", "completed": "2026-01-01T00:00:00Z",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use holdfast_mover::VerifyScope;
@@ -14,7 +15,7 @@ use holdfast_repository::{lease, point};
 use holdfast_seal::{PlanKey, RecoveryKey};
 use holdfast_target::layout::{Attempt, Digest, Generation, Uid};
 use holdfast_target::{DirectoryTarget, Target};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use crate::operator::{Operator, Run};
@@ -23,8 +24,8 @@ use crate::volume::Volume;
 
 /// Set to write the vectors anew, which a change of the format's version alone allows.
 const WRITE: &str = "HOLDFAST_WRITE_VECTORS";
-/// A hundred clusters and an end inside of one.
-const SIZE: u64 = 100 * CLUSTER as u64 + 512;
+/// Forty clusters and an end inside of one.
+const SIZE: u64 = 40 * CLUSTER as u64 + 512;
 const CLUSTER: u32 = 16 << 10;
 const POINTS: [&str; 4] = ["one", "two", "three", "four"];
 
@@ -46,18 +47,14 @@ fn home() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/vectors")
 }
 
-fn key_text(name: &str) -> SecretString {
-    fs::read_to_string(home().join(name))
-        .unwrap()
-        .trim()
-        .to_owned()
-        .into()
+fn key_text(name: &str) -> String {
+    fs::read_to_string(home().join(name)).unwrap().trim().to_owned()
 }
 
 fn holders() -> (Holders, RecoveryKey) {
-    let recovery = RecoveryKey::parse(key_text("recovery-key.txt")).unwrap();
+    let recovery = RecoveryKey::parse(&key_text("recovery-key.txt")).unwrap();
     let holders = Holders {
-        plan: PlanKey::parse(key_text("plan-key.txt")).unwrap(),
+        plan: PlanKey::parse(&key_text("plan-key.txt")).unwrap(),
         recovery: vec![recovery.recipient()],
     };
     (holders, recovery)
@@ -82,8 +79,8 @@ async fn write(folder: &Path, encrypts: bool) -> Expected {
     let mut rng = Rng::new(if encrypts { 2 } else { 1 });
     let mut points = BTreeMap::new();
     for (number, name) in POINTS.iter().enumerate() {
-        for _ in 0..4 {
-            volume.write(&mut rng, 12 * u64::from(CLUSTER));
+        for _ in 0..3 {
+            volume.write(&mut rng, 3 * u64::from(CLUSTER));
         }
         volume.zero(&mut rng);
         volume.trim(&mut rng);
@@ -133,10 +130,34 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Files of a checkout are as old as it is; in a store they have the times that are their ETags.
+fn set_times(home: &Path) {
+    for file in fs::read_dir(home).unwrap() {
+        let path = file.unwrap().path();
+        if !path.file_name().unwrap().to_string_lossy().starts_with("chain-") {
+            continue;
+        }
+        let chain: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let images = chain["images"].as_array().unwrap().iter();
+        for stored in images.flat_map(|image| image["files"].as_array().unwrap()) {
+            let file = home.join(stored["key"].as_str().unwrap());
+            let (nanos, _) = stored["etag"].as_str().unwrap().split_once('-').unwrap();
+            let changed = UNIX_EPOCH + Duration::from_nanos(u64::from_str_radix(nanos, 16).unwrap());
+            fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_modified(changed)
+                .unwrap();
+        }
+    }
+}
+
 async fn read(folder: &Path, encrypts: bool, identity: Option<&Identity>) -> Expected {
     let scratch = tempfile::tempdir().unwrap();
     let place = scratch.path().join("store");
     copy(folder, &place);
+    set_times(&place.join("holdfast/volumes/cluster/plan/claim"));
     let target: Arc<dyn Target> = Arc::new(DirectoryTarget::create(&place).await.unwrap());
     let operator = operator(scratch.path(), encrypts);
     let vhome = operator.home(&operator.volumes[0]);

@@ -36,6 +36,14 @@ pub enum DocumentError {
         /// Its version.
         found: u64,
     },
+    /// A version of this program wrote it that promised nothing about its format.
+    #[error("{document} has format version {found}, which was never released: back up anew")]
+    Unreleased {
+        /// Which document.
+        document: String,
+        /// Its version.
+        found: u64,
+    },
     /// It parses, but what it says contradicts itself or the place it lies in.
     #[error("{document} is inconsistent: {problem}")]
     Inconsistent {
@@ -49,7 +57,7 @@ pub enum DocumentError {
 /// Reads a document of this format. Version first: a newer document may not even parse as ours, and "newer" is the message that helps.
 ///
 /// # Errors
-/// [`DocumentError::Newer`], [`DocumentError::Damaged`].
+/// [`DocumentError::Newer`], [`DocumentError::Unreleased`], [`DocumentError::Damaged`].
 pub fn parse_document<T: DeserializeOwned>(document: &str, bytes: &[u8]) -> Result<T, DocumentError> {
     #[derive(Deserialize)]
     struct Version {
@@ -62,6 +70,12 @@ pub fn parse_document<T: DeserializeOwned>(document: &str, bytes: &[u8]) -> Resu
     let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
     if version.format > u64::from(FORMAT_VERSION) {
         return Err(DocumentError::Newer {
+            document: document.to_owned(),
+            found: version.format,
+        });
+    }
+    if version.format == 0 {
+        return Err(DocumentError::Unreleased {
             document: document.to_owned(),
             found: version.format,
         });

@@ -7,7 +7,7 @@ use crate::index::page::{PageBuilder, longest_page};
 use crate::index::{Counts, DIRECTORY_ENTRY_BYTES, HEADER_BYTES, IndexSpec, encode_header};
 use crate::saved::{Load, Save};
 
-const TAG: &[u8; 8] = b"HFSIdx0\n";
+const TAG: &[u8; 8] = b"HFSIdx1\n";
 
 impl IndexWriter {
     /// What has to be kept to go on after what was appended so far: the open page and the directory.

@@ -37,7 +37,7 @@ fn manifest() -> serde_json::Value {
     let volume = serde_json::json!({"claim": "data", "claimUid": "v", "home": "c/p/v", "generation": 1,
         "image": "b-a1", "capacity": 1 << 30, "volumeMode": "Block", "driver": "d", "accessModes": ["ReadWriteOnce"],
         "snapshotTime": "2026-01-01T00:00:00Z", "chain": [image("b-a1", None)]});
-    serde_json::json!({"format": 0, "location": "c/p/b", "attempt": 3, "createdBy": "t", "cluster": {"uid": "c"},
+    serde_json::json!({"format": 1, "location": "c/p/b", "attempt": 3, "createdBy": "t", "cluster": {"uid": "c"},
         "plan": uid("p"), "backup": uid("b"), "backupType": "Full", "started": "2026-01-01T00:00:00Z",
         "completed": "2026-01-01T00:00:00Z", "namespace": {"name": "n", "uid": "n"}, "volumes": [volume],
         "objects": {"key": "objects-3.jsonl.zst", "size": 1, "blake3": Digest::of(b"x"), "count": 1}})
@@ -86,6 +86,17 @@ fn numbers_that_somebody_counts_up_to_are_bounded() {
     hostile["objects"]["size"] = u64::MAX.into();
     hostile["volumes"][0]["chain"][0]["stored"] = u64::MAX.into();
     assert_eq!(read(&hostile).unwrap().stored(), u64::MAX, "sums stop at the end");
+}
+
+#[test]
+fn a_document_of_before_the_first_release_is_refused() {
+    let mut old = manifest();
+    old["format"] = 0.into();
+    let error = read(&old).unwrap_err();
+    assert!(
+        matches!(error, DocumentError::Unreleased { found: 0, .. }),
+        "{error}"
+    );
 }
 
 #[test]
