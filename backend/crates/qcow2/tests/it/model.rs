@@ -380,11 +380,11 @@ fn the_bytes_of_the_format_are_fixed() {
     );
     assert_eq!(
         summary.digest.to_string(),
-        "dbaf7acc5db9782055aaf57f627d3008688985b563eef7eaf99d4a7c0b7b5c43"
+        "55aa38e2ce53848f65815c7dbb614f8890b868d549d24d1c9918edab6a2f7db3"
     );
     assert_eq!(
         cluster_hash(&index).to_string(),
-        "84be7e5ea1586bde3158d12dd59d7657b742044f82dd67281be54d6f80026556"
+        "db931fd5bdcb9dc5394847c4c8da1aa6a7f642c5789a55f23223d112236ac4ce"
     );
 }
 

@@ -313,7 +313,7 @@ async fn a_chain_file_is_tied_to_its_place_and_a_circle_is_no_chain() {
             .is_damage()
     );
     let text = String::from_utf8(body.to_vec()).unwrap();
-    let newer = text.replacen("\"format\": 0", "\"format\": 9", 1);
+    let newer = text.replacen("\"format\": 1", "\"format\": 9", 1);
     let error = ChainFile::parse(&home(), Generation(2), newer.as_bytes()).unwrap_err();
     assert!(
         matches!(
