@@ -1,5 +1,6 @@
 //! Objects on the target, read from threads that may block, bound by the size and entity tag of their record.
 use std::{
+    cmp::Ordering,
     io,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_qcow2::{ClusterSize, Geometry, Image, Index, ReadAt};
 use holdfast_seal::{DataKey, KeyId, KeyRing, OpenError, Unlocked};
 use holdfast_target::{
-    Key, Pin, Target, TargetError,
+    Key, ObjectMeta, Pin, Target, TargetError,
     layout::{Digest, ImageId, ImageRecord, ObjectRecord, ShardRecord, VolumeHome},
 };
 use tokio::runtime::Handle;
@@ -158,27 +159,60 @@ impl Remote {
         self.unless_cancelled(checks).await
     }
 
-    /// Checks that an object is there with the size and entity tag that were recorded.
-    pub(crate) async fn is_bound(&self, record: &ObjectRecord) -> Result<(), MoverError> {
+    /// The records of these images as their objects lie here. What a copy of a store gave another entity tag, or another
+    /// version, is read all the same by those who check every byte by digests and hashes.
+    pub(crate) async fn located(&self, images: &[ImageRecord]) -> Result<Vec<ImageRecord>, MoverError> {
+        let heads: Vec<futures::future::BoxFuture<'_, Result<ObjectMeta, MoverError>>> = objects(images)
+            .map(|object| Box::pin(self.head(object)) as _)
+            .collect();
+        let heads = stream::iter(heads)
+            .buffered(limits::RANGES)
+            .try_collect::<Vec<_>>();
+        let mut heads = self.unless_cancelled(heads).await?.into_iter();
+        let (mut located, mut others) = (images.to_vec(), 0);
+        let shards = located.iter_mut().flat_map(|image| &mut image.shards);
+        for object in shards.flat_map(|shard| [&mut shard.image, &mut shard.index]) {
+            let Some(found) = heads.next().filter(|found| found.etag != object.etag) else {
+                continue;
+            };
+            (object.etag, object.version) = (found.etag, found.version);
+            others += 1;
+        }
+        if others > 0 {
+            tracing::warn!(
+                home = %self.home, objects = others,
+                "objects have other ETags than were recorded, as in a copy of the store; their content decides"
+            );
+        }
+        Ok(located)
+    }
+
+    /// What the store has of an object, which has the size that was recorded.
+    async fn head(&self, record: &ObjectRecord) -> Result<ObjectMeta, MoverError> {
         let key = self.key(record);
         let found = self.target.head(&key).await;
         let found = found.map_err(|error| MoverError::bound(&key, error))?;
-        if (found.size, &found.etag) == (record.size, &record.etag) {
+        let damage = match found.size.cmp(&record.size) {
+            Ordering::Equal => return Ok(found),
+            Ordering::Less => Damage::Truncated,
+            Ordering::Greater => Damage::Altered,
+        };
+        let what = format!("it has {} bytes, recorded are {}", found.size, record.size);
+        Err(MoverError::damaged_by(damage, &key, what))
+    }
+
+    /// Checks that an object is there with the size and entity tag that were recorded.
+    pub(crate) async fn is_bound(&self, record: &ObjectRecord) -> Result<(), MoverError> {
+        let found = self.head(record).await?;
+        if found.etag == record.etag {
             return Ok(());
         }
         let what = format!(
-            "it has {} bytes and ETag {}, recorded are {} and {}",
-            found.size,
+            "it has the ETag {}, recorded is {}; where the whole store is a copy, a restore reads it all the same",
             found.etag.as_str(),
-            record.size,
             record.etag.as_str()
         );
-        let damage = if found.size < record.size {
-            Damage::Truncated
-        } else {
-            Damage::Altered
-        };
-        Err(MoverError::damaged_by(damage, &key, what))
+        Err(MoverError::damaged_by(Damage::Altered, &self.key(record), what))
     }
 }
 

@@ -87,8 +87,7 @@ async fn run(
         });
     }
     progress.total(newest.virtual_size);
-    remote.check_bound(&job.chain).await?;
-    let chain: Arc<[ImageRecord]> = job.chain.clone().into();
+    let chain: Arc<[ImageRecord]> = remote.located(&job.chain).await?.into();
     let from = job.from.min(newest.virtual_size);
     progress.done(from);
     progress.durable(from);

@@ -2,7 +2,7 @@ use std::{path::Path, sync::Arc};
 
 use holdfast_mover::{BackupJob, MoverError, Progress, Zeroing, backup};
 use holdfast_target::{
-    Target,
+    ETag, Target,
     layout::{ImageKind, ImageRecord},
     testing::{Gateway, MemoryTarget},
 };
@@ -192,4 +192,39 @@ async fn a_device_that_is_too_small_is_not_touched_and_one_that_is_larger_keeps_
     let bytes = std::fs::read(&large.path).unwrap();
     assert_eq!(bytes[..8 << 20], std::fs::read(&volume.path).unwrap());
     assert!(bytes[8 << 20..].iter().all(|byte| *byte == 0xa5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_store_restores_by_its_hashes() {
+    let memory = Arc::new(MemoryTarget::new());
+    let target: Arc<dyn Target> = memory.clone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut volume = Volume::create(folder.path().join("volume.raw"), 8 * MIB);
+    volume.random(0, 4 * MIB);
+    let full = run_backup(target.clone(), &backup_job(&volume.path, "b1-a1", &[]))
+        .await
+        .unwrap();
+    // As the documents of another store have it.
+    let mut recorded = full.clone();
+    recorded.shards[0].image.etag = ETag::new("of-another-store");
+    recorded.shards[0].index.etag = ETag::new("of-another-store");
+    assert_restores(&target, &[recorded.clone()], &volume.path, folder.path()).await;
+
+    let back = Volume::create(folder.path().join("back.raw"), 8 * MIB);
+    let key = home().file_key(&full.shards[0].image.key).unwrap();
+    memory.damage(&key, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+    let lost = run_restore(target.clone(), &[recorded.clone()], &back.path).await;
+    assert!(
+        matches!(
+            lost,
+            Err(MoverError::Damaged { .. } | MoverError::DamagedCluster { .. })
+        ),
+        "{lost:?}"
+    );
+    memory.damage(&key, |bytes| bytes.truncate(bytes.len() - 1));
+    let short = run_restore(target, &[recorded], &back.path).await;
+    assert!(matches!(short, Err(MoverError::Damaged { .. })), "{short:?}");
 }
