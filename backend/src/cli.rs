@@ -38,6 +38,8 @@ pub(crate) enum Role {
     Operator(Operator),
     /// Move one volume, in a pod that the operator made
     Datamover,
+    /// Serve the small objects of a target that is a folder, in a pod that mounts it
+    Metamover(Metamover),
     /// Look into a target, check it, take points out of it; no cluster is needed
     #[command(flatten)]
     Offline(crate::offline::Verb),
@@ -104,6 +106,20 @@ pub(crate) struct Operator {
     /// Address of metrics and health.
     #[arg(long, env = "HOLDFAST_METRICS_LISTEN", default_value = "0.0.0.0:9090")]
     pub(crate) metrics_listen: SocketAddr,
+}
+
+/// Flags of the depot.
+#[derive(Args)]
+pub(crate) struct Metamover {
+    /// Where the folder is mounted.
+    #[arg(long)]
+    pub(crate) directory: PathBuf,
+    /// Folder with `token`, `tls.crt` and `tls.key`.
+    #[arg(long)]
+    pub(crate) credentials: PathBuf,
+    /// Address to serve on.
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    pub(crate) listen: SocketAddr,
 }
 
 fn recipient(text: &str) -> Result<Recipient, KeyTextError> {

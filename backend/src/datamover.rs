@@ -18,7 +18,7 @@ use holdfast_k8s::Cluster;
 use holdfast_mover::{Job, MoverError, Progress, ProgressSnapshot, peak_memory};
 use holdfast_seal::KeyRing;
 use holdfast_target::layout::ImageRecord;
-use holdfast_target::{Connection, Patience, S3Target, Target};
+use holdfast_target::{Address, Patience, Target};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -44,7 +44,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(stop: CancellationToken) -> anyhow::Result<()> {
     let folder = Path::new(DatamoverTask::FOLDER);
     let task: DatamoverTask = read(&folder.join(DatamoverTask::FILE))?;
-    let connection: Connection = read(&folder.join(DatamoverTask::TARGET_FILE))?;
+    let address: Address = read(&folder.join(DatamoverTask::TARGET_FILE))?;
     let keys = std::fs::read(folder.join(DatamoverTask::KEYS_FILE)).context("reading the data keys")?;
     let keys = Arc::new(KeyRing::from_json(&keys).context("the data keys are not valid")?);
     let client = Cluster::connect().await?.client();
@@ -53,7 +53,7 @@ pub(crate) async fn run(stop: CancellationToken) -> anyhow::Result<()> {
     reporter.report(progress.snapshot(), None).await?;
 
     let cancel = CancellationToken::new();
-    let mut work = tokio::spawn(work(task.job, connection, keys, progress.clone(), cancel.clone()));
+    let mut work = tokio::spawn(work(task.job, address, keys, progress.clone(), cancel.clone()));
     let mut stopping = false;
     let mut ticks = interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -120,14 +120,13 @@ struct Made {
 /// Does the job.
 async fn work(
     job: Job,
-    connection: Connection,
+    address: Address,
     keys: Arc<KeyRing>,
     progress: Arc<Progress>,
     stop: CancellationToken,
 ) -> Result<Made, MoverError> {
     // Hours of transfer should survive a restart of the store.
-    let target = S3Target::connect(&connection)?.with_patience(Patience::TRANSFER);
-    let target: Arc<dyn Target> = Arc::new(target);
+    let target: Arc<dyn Target> = address.open(Patience::TRANSFER).await?;
     match job {
         Job::Backup(job) => {
             let image = holdfast_mover::backup(target, &job, keys, progress, stop).await?;

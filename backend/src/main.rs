@@ -6,6 +6,7 @@
 mod cli;
 mod datamover;
 mod generated;
+mod metamover;
 mod observe;
 mod offline;
 mod operator;
@@ -48,6 +49,7 @@ fn run(role: Role) -> anyhow::Result<()> {
         Role::Offline(verb) => on_runtime(|stop| offline::run(verb, stop)),
         Role::Server(flags) => on_runtime(|stop| server::run(flags, stop)),
         Role::Datamover => on_runtime(datamover::run),
+        Role::Metamover(flags) => on_runtime(|stop| metamover::run(flags, stop)),
         Role::Operator(flags) => on_runtime(|stop| operator::run(flags, stop)),
     }
 }

@@ -1,6 +1,6 @@
 //! Plain words for what the API says in one: states, phases, reasons. Text only, no markup.
 
-use holdfast_shared::{BackupPhase, PhaseState, ProtectionState, RestorePhase, RunState};
+use holdfast_shared::{BackupPhase, PhaseState, ProtectionState, RestorePhase, RunState, TargetType};
 
 /// How a state is coloured; every colour comes with a word and a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +167,15 @@ pub(crate) fn stage(stage: &str) -> (&str, Tone) {
     }
 }
 
+/// What kind of storage a target is.
+pub(crate) fn target_type(kind: TargetType) -> &'static str {
+    match kind {
+        TargetType::ObjectStore => "Object store",
+        TargetType::NFS => "NFS",
+        TargetType::PersistentVolumeClaim => "Claim",
+    }
+}
+
 /// What a condition's reason means for a person, as a short title and a next step. The server's own message is
 /// always shown beside it; reasons not listed need no more than that message.
 pub(crate) fn reason(reason: &str) -> Option<(&'static str, &'static str)> {
@@ -198,6 +207,14 @@ pub(crate) fn reason(reason: &str) -> Option<(&'static str, &'static str)> {
         "TargetError" => (
             "The store answered with an error",
             "See the message; the store's own log has the cause.",
+        ),
+        "NotMounted" => (
+            "The folder is not the store that it was",
+            "Bring back the volume that the target's status names. Until then nothing is read or written there.",
+        ),
+        "DepotNotReady" => (
+            "The pod that opens the folder does not run yet",
+            "It may just be starting. If it stays so, the message says what the cluster waits for.",
         ),
         "TargetNotReady" => (
             "The target cannot be used",

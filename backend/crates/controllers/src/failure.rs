@@ -59,7 +59,8 @@ impl From<TargetError> for Failure {
         let reason = match error.kind() {
             ErrorKind::WrongCredentials | ErrorKind::Denied => reasons::WRONG_CREDENTIALS,
             ErrorKind::BucketMissing => reasons::BUCKET_MISSING,
-            ErrorKind::Unreachable | ErrorKind::Throttled | ErrorKind::NotMounted => reasons::UNREACHABLE,
+            ErrorKind::Unreachable | ErrorKind::Throttled => reasons::UNREACHABLE,
+            ErrorKind::NotMounted => reasons::NOT_MOUNTED,
             ErrorKind::UntrustedCertificate => reasons::UNTRUSTED_CERTIFICATE,
             ErrorKind::Full => reasons::TARGET_FULL,
             ErrorKind::NotFound => reasons::NOT_FOUND,

@@ -8,9 +8,11 @@
 mod backup;
 mod contain;
 mod context;
+mod depot;
 mod encryption;
 pub mod failure;
 mod metrics;
+mod mounting;
 mod operator;
 mod phases;
 mod plan;

@@ -109,7 +109,7 @@ async fn lead(config: Config, cluster_uid: String, stop: CancellationToken) {
     let watched = client.clone();
     let context = Arc::new(Context {
         events: Events::new(client.clone(), names::MANAGED_BY, Some(instance)),
-        targets: TargetAccess::new(client.clone()),
+        targets: TargetAccess::new(client.clone(), &install_namespace),
         cluster,
         client,
         install_namespace,
@@ -160,6 +160,7 @@ async fn replaced(client: &Client) {
 async fn controllers(context: Arc<Context>) {
     let mut all = JoinSet::new();
     all.spawn(crate::target::run(context.clone()));
+    all.spawn(crate::depot::remove_unneeded(context.clone()));
     all.spawn(crate::plan::run(context.clone()));
     all.spawn(crate::backup::run(context.clone()));
     all.spawn(crate::restore::run(context.clone()));

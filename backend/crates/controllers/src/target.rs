@@ -1,6 +1,6 @@
 //! Target: is it usable, and what lies on it.
 //!
-//! A target is probed when its spec, its Secret or its certificates change, every five minutes, and sooner after a
+//! A target is probed when its spec, its Secret, its certificates or its depot change, every five minutes, and sooner after a
 //! failure. What the probe finds is the condition; a change of the condition is an Event.
 
 use std::collections::HashMap;
@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use holdfast_crd::names::{conditions, reasons};
+use holdfast_crd::names::{conditions, labels, reasons};
+use holdfast_crd::target::DirectoryStatus;
 use holdfast_crd::{Target, TargetStatus};
 use holdfast_k8s::{condition, set_condition, update_status};
-use holdfast_target::Target as Store;
+use holdfast_target::{StoreId, Target as Store};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Controller};
@@ -23,6 +25,7 @@ use kube::{Api, ResourceExt};
 
 use crate::Context;
 use crate::contain::contained;
+use crate::depot::{self, Folder};
 use crate::failure::Failure;
 use crate::spec_check;
 
@@ -80,6 +83,9 @@ impl Probed {
 pub(crate) async fn run(ctx: Arc<Context>) {
     let controller = Controller::new(ctx.cluster_wide::<Target>(), watcher::Config::default());
     let (by_secret, by_map) = (controller.store(), controller.store());
+    let (by_depot, by_claim) = (controller.store(), controller.store());
+    let depots: Api<PartialObjectMeta<Deployment>> = ctx.installed();
+    let claims: Api<PartialObjectMeta<PersistentVolumeClaim>> = ctx.installed();
     let secrets: Api<PartialObjectMeta<Secret>> = ctx.cluster_wide();
     let maps: Api<PartialObjectMeta<ConfigMap>> = ctx.cluster_wide();
     let machine = Arc::new(Machine {
@@ -90,16 +96,27 @@ pub(crate) async fn run(ctx: Arc<Context>) {
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches(secrets, watcher::Config::default(), move |secret| {
             using(&by_secret, &secret, |t| {
-                Some(&t.spec.object_store_credentials.credential_secret.name)
+                Some(&t.spec.object_store_credentials.as_ref()?.credential_secret.name)
             })
         })
         .watches(maps, watcher::Config::default(), move |map| {
             using(&by_map, &map, |t| {
-                t.spec
-                    .object_store_credentials
-                    .ssl_cert_config
-                    .as_ref()
-                    .map(|c| &c.cert_config_map.name)
+                let bucket = t.spec.object_store_credentials.as_ref()?;
+                let config = bucket.ssl_cert_config.as_ref()?;
+                Some(&config.cert_config_map.name)
+            })
+        })
+        .watches(
+            depots,
+            watcher::Config::default().labels(labels::TARGET),
+            move |depot| {
+                let of = depot.labels().get(labels::TARGET).cloned();
+                selected(&by_depot, |t| of.is_some() && t.uid() == of)
+            },
+        )
+        .watches(claims, watcher::Config::default(), move |claim| {
+            using(&by_claim, &claim, |t| {
+                t.spec.persistent_volume_claim.as_ref().map(|c| &c.claim_name)
             })
         })
         .graceful_shutdown_on(ctx.stopped())
@@ -115,11 +132,16 @@ fn using<K: ResourceExt>(
     reference: impl Fn(&Target) -> Option<&String>,
 ) -> Vec<ObjectRef<Target>> {
     let name = object.name_any();
-    let refers = |t: &Arc<Target>| t.namespace() == object.namespace() && reference(t) == Some(&name);
+    selected(targets, |t| {
+        t.namespace() == object.namespace() && reference(t) == Some(&name)
+    })
+}
+
+fn selected(targets: &reflector::Store<Target>, which: impl Fn(&Target) -> bool) -> Vec<ObjectRef<Target>> {
     targets
         .state()
         .iter()
-        .filter(|t| refers(t))
+        .filter(|t| which(t))
         .map(|t| ObjectRef::from_obj(&**t))
         .collect()
 }
@@ -148,7 +170,7 @@ impl Machine {
             self.probed().remove(&uid);
             return Ok(Action::await_change());
         }
-        let opened = self.ctx.targets.open(target).await;
+        let opened = Box::pin(self.open(target)).await;
         let store = opened.as_ref().ok().cloned();
         let generation = target.metadata.generation;
         let failures = match self.probed().get(&uid) {
@@ -180,6 +202,37 @@ impl Machine {
         let next = probed.next();
         self.probed().insert(uid, probed);
         Ok(Action::requeue(next))
+    }
+
+    /// Opens the target; one that is a folder by its depot, once that runs and has said which store is there.
+    async fn open(&self, target: &Target) -> Result<Arc<dyn Store>, Failure> {
+        let Some(folder) = Folder::of(target)? else {
+            return self.ctx.targets.open(target).await;
+        };
+        spec_check::check_spec(&self.ctx, target).await?;
+        depot::ensure(&self.ctx, target, &folder).await?;
+        if depot::store_of(target, &folder).is_some() {
+            return self.ctx.targets.open(target).await;
+        }
+        let store = self.ctx.targets.adopt(&folder).await?;
+        let identified = self.identified(target, &folder, &store).await?;
+        self.ctx.targets.open(&identified).await
+    }
+
+    /// Notes which store the folder holds, before anything is written there: from now on it must be this one.
+    async fn identified(&self, target: &Target, folder: &Folder, store: &StoreId) -> Result<Target, Failure> {
+        let api: Api<Target> = self.ctx.namespaced(&target.namespace().unwrap_or_default());
+        let current = api.get(&target.name_any()).await?;
+        let old = current.status.clone().unwrap_or_default();
+        let new = TargetStatus {
+            directory: Some(DirectoryStatus {
+                store: store.to_string(),
+                place: folder.to_string(),
+            }),
+            ..old.clone()
+        };
+        let written = update_status(&api, &current, &old, &new).await?;
+        Ok(written.unwrap_or(current))
     }
 
     /// Probes and counts the points; `None` where they were not counted in time.

@@ -1,17 +1,22 @@
-//! From a Target resource to an open target: its Secret, its certificate authority, one client for all who use it.
+//! From a Target resource to an open target: its Secret, its certificate authority or its depot, one client for all who
+//! use it.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_crd::names::reasons;
 use holdfast_crd::{ObjectRef, Target as TargetResource};
 use holdfast_k8s::is_not_found;
-use holdfast_target::{Connection, S3Target, SecretKey, Target};
+use holdfast_target::depot::{DepotAccess, DepotTarget};
+use holdfast_target::{Address, Connection, Directory, S3Target, SecretKey, StoreId, Target, TargetError};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::{Api, Client, ResourceExt};
 
+use crate::depot::{self, Folder};
 use crate::failure::Failure;
+use crate::transfer::DatamoverTask;
 
 /// Key of the access key id in a credential Secret.
 const ACCESS_KEY: &str = "accessKey";
@@ -25,20 +30,48 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// Opens targets and keeps one client for each, as long as neither the resource nor its Secret change.
 pub struct TargetAccess {
     client: Client,
+    install_namespace: String,
     open: Mutex<HashMap<String, Opened>>,
 }
 
 struct Opened {
-    /// Digest of the connection: another one means that the resource, the Secret or the certificate changed.
+    /// Digest of the way: another one means that the resource, the Secret or the certificate changed.
     fingerprint: blake3::Hash,
     target: Arc<dyn Target>,
 }
 
+/// How the operator gets to a target.
+enum Way {
+    Bucket(Connection),
+    Depot { access: DepotAccess, store: StoreId },
+}
+
+impl Way {
+    fn fingerprint(&self) -> blake3::Hash {
+        let text = match self {
+            Self::Bucket(connection) => connection.expose_json().to_string(),
+            Self::Depot { access, store } => {
+                let files = access.credentials.expose_files();
+                format!("{} {} {store} {files:?}", access.address, access.name)
+            }
+        };
+        blake3::hash(text.as_bytes())
+    }
+
+    fn connect(&self) -> Result<Arc<dyn Target>, TargetError> {
+        Ok(match self {
+            Self::Bucket(connection) => Arc::new(S3Target::connect(connection)?),
+            Self::Depot { access, store } => Arc::new(DepotTarget::connect(access, store.clone())?),
+        })
+    }
+}
+
 impl TargetAccess {
-    /// Reads Secrets and ConfigMaps with `client`.
-    pub fn new(client: Client) -> Self {
+    /// Reads Secrets, ConfigMaps and Services with `client`; depots are in the install namespace.
+    pub fn new(client: Client, install_namespace: &str) -> Self {
         Self {
             client,
+            install_namespace: install_namespace.to_owned(),
             open: Mutex::default(),
         }
     }
@@ -59,11 +92,17 @@ impl TargetAccess {
     /// The target behind a resource, open. Nothing is sent to the store by this.
     ///
     /// # Errors
-    /// With the condition reasons `CredentialsMissing`, `NotFound` (of the certificates' ConfigMap), `InvalidSpec`, or
-    /// what the API server said.
+    /// With the condition reasons `CredentialsMissing`, `NotFound` (of the certificates' ConfigMap), `InvalidSpec`,
+    /// `DepotNotReady`, or what the API server said.
     pub async fn open(&self, resource: &TargetResource) -> Result<Arc<dyn Target>, Failure> {
-        let connection = self.connection(resource).await?;
-        let fingerprint = blake3::hash(connection.expose_json().to_string().as_bytes());
+        let way = match Folder::of(resource)? {
+            None => Way::Bucket(self.connection(resource).await?),
+            Some(folder) => Way::Depot {
+                store: identified(resource, &folder)?,
+                access: self.depot(&folder).await?,
+            },
+        };
+        let fingerprint = way.fingerprint();
         let id = resource
             .uid()
             .unwrap_or_else(|| format!("{:?}/{}", resource.namespace(), resource.name_any()));
@@ -71,7 +110,7 @@ impl TargetAccess {
         if let Some(known) = open.get(&id).filter(|known| known.fingerprint == fingerprint) {
             return Ok(known.target.clone());
         }
-        let target: Arc<dyn Target> = Arc::new(S3Target::connect(&connection)?);
+        let target = way.connect()?;
         open.insert(
             id,
             Opened {
@@ -82,10 +121,52 @@ impl TargetAccess {
         Ok(target)
     }
 
-    /// How to reach the target behind a resource, credentials included.
-    pub async fn connection(&self, resource: &TargetResource) -> Result<Connection, Failure> {
+    /// How a mover reaches the target behind a resource, credentials included: it mounts a folder itself.
+    pub(crate) async fn address(
+        &self,
+        resource: &TargetResource,
+        folder: Option<&Folder>,
+    ) -> Result<Address, Failure> {
+        Ok(match folder {
+            None => Address::ObjectStore(self.connection(resource).await?),
+            Some(folder) => Address::Directory(Directory {
+                path: DatamoverTask::STORE.into(),
+                store: identified(resource, folder)?,
+            }),
+        })
+    }
+
+    /// Which store a folder holds, by its depot; an empty one becomes a store.
+    pub(crate) async fn adopt(&self, folder: &Folder) -> Result<StoreId, Failure> {
+        Ok(DepotTarget::adopt(&self.depot(folder).await?).await?)
+    }
+
+    /// How to reach the depot of a folder.
+    async fn depot(&self, folder: &Folder) -> Result<DepotAccess, Failure> {
+        let missing = |what: &str| {
+            let text = format!("the {what} of the depot that opens the {folder} is being made");
+            Failure::passing(reasons::DEPOT_NOT_READY, text)
+        };
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.install_namespace);
+        let secret = secrets.get_opt(&folder.depot()).await?;
+        let credentials = depot::read(&secret.ok_or_else(|| missing("Secret"))?)?;
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &self.install_namespace);
+        let service = services.get_opt(&folder.depot()).await?;
+        let address = service.and_then(|service| service.spec?.cluster_ip?.parse::<IpAddr>().ok());
+        Ok(DepotAccess {
+            address: SocketAddr::new(address.ok_or_else(|| missing("Service"))?, depot::PORT),
+            name: folder.host(&self.install_namespace),
+            credentials,
+            place: folder.to_string(),
+        })
+    }
+
+    /// How to reach the bucket behind a resource, credentials included.
+    async fn connection(&self, resource: &TargetResource) -> Result<Connection, Failure> {
         let namespace = resource.namespace().unwrap_or_default();
-        let store = &resource.spec.object_store_credentials;
+        let store = resource.spec.object_store_credentials.as_ref().ok_or_else(|| {
+            Failure::lasting(reasons::INVALID_SPEC, "spec.objectStoreCredentials is missing")
+        })?;
         let secret = self.secret(&store.credential_secret, &namespace).await?;
         let ca = match &store.ssl_cert_config {
             Some(config) => {
@@ -140,6 +221,14 @@ impl TargetAccess {
             Failure::lasting(reasons::NOT_FOUND, text)
         })
     }
+}
+
+/// The store that a Target is known to be.
+fn identified(resource: &TargetResource, folder: &Folder) -> Result<StoreId, Failure> {
+    depot::store_of(resource, folder).ok_or_else(|| {
+        let text = format!("it is not known yet which store the {folder} holds");
+        Failure::passing(reasons::DEPOT_NOT_READY, text)
+    })
 }
 
 fn same_namespace(reference: &ObjectRef, namespace: &str, field: &str) -> Result<(), Failure> {

@@ -19,7 +19,7 @@ mod cleanup;
 mod handover;
 #[cfg(test)]
 mod live;
-mod pods;
+pub(crate) mod pods;
 mod progress;
 mod queue;
 mod running;

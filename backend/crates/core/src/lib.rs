@@ -7,6 +7,7 @@
 pub mod capture;
 pub mod chain;
 pub mod limit;
+pub mod nfs;
 pub mod objects;
 pub mod quantity;
 pub mod restore;

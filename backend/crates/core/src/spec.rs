@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::nfs::{self, Export};
+
 /// Where a manifest stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
@@ -28,7 +30,48 @@ pub fn target_allows(target_namespace: &str, allowed_namespaces: &[String], name
     namespace == target_namespace || allowed_namespaces.iter().any(|a| a == "*" || a == namespace)
 }
 
+/// Types of targets, and the block that says where such a target is.
+const BLOCKS: [(&str, &str); 3] = [
+    ("ObjectStore", "objectStoreCredentials"),
+    ("NFS", "nfsCredentials"),
+    ("PersistentVolumeClaim", "persistentVolumeClaim"),
+];
+
 fn target(spec: &Value, place: Place<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(kind) = text(spec, "/type") {
+        for (of, block) in BLOCKS {
+            match (of == kind, spec.get(block).is_some()) {
+                (true, false) => {
+                    found.push(format!("spec.{block} is missing: a target of type {kind} needs it"));
+                }
+                (false, true) => found.push(format!(
+                    "spec.{block} contradicts spec.type: a target of type {kind} has no {block}; remove it or change the \
+                     type"
+                )),
+                _ => {}
+            }
+        }
+        if kind == "PersistentVolumeClaim" && place.namespace != place.install_namespace {
+            found.push(format!(
+                "spec.type: pods can only mount claims of their own namespace, and those of Holdfast run in {home}; create \
+                 claim and Target there, and name {here} in the Target's spec.allowedNamespaces",
+                home = place.install_namespace,
+                here = place.namespace
+            ));
+        }
+    }
+    if let Some(Err(why)) = text(spec, "/nfsCredentials/nfsExport").map(Export::parse) {
+        found.push(format!("spec.nfsCredentials.nfsExport: {why}"));
+    }
+    if let Err(why) = nfs::mount_options(text(spec, "/nfsCredentials/nfsOptions")) {
+        found.push(format!("spec.nfsCredentials.nfsOptions: {why}"));
+    }
+    found.extend(bucket(spec, place));
+    found
+}
+
+fn bucket(spec: &Value, place: Place<'_>) -> Vec<String> {
     let bucket = "/objectStoreCredentials";
     let mut found = Vec::new();
     for (reference, path) in [
@@ -291,6 +334,47 @@ mod tests {
         assert_eq!(
             target(json!({"url": "https://h", "sslCertConfig": {}, "skipCertVerification": true})),
             ["spec.objectStoreCredentials.skipCertVerification"]
+        );
+    }
+
+    #[test]
+    fn a_target_has_the_block_of_its_type_and_no_other() {
+        let bucket = json!({"bucketName": "b", "credentialSecret": {"name": "s"}});
+        let good = [
+            (
+                json!({"type": "ObjectStore", "objectStoreCredentials": bucket}),
+                APP,
+            ),
+            (
+                json!({"type": "NFS", "nfsCredentials": {"nfsExport": "nas:/backups"}}),
+                APP,
+            ),
+            (
+                json!({"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "c"}}),
+                HOME,
+            ),
+        ];
+        for (spec, place) in good {
+            assert_eq!(contradictions("Target", &spec, place), [""; 0], "{spec}");
+        }
+        assert_eq!(
+            fields(
+                "Target",
+                &json!({"type": "NFS", "objectStoreCredentials": bucket}),
+                APP
+            ),
+            ["spec.objectStoreCredentials", "spec.nfsCredentials"]
+        );
+        let claim = json!({"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "c"}});
+        let refused = contradictions("Target", &claim, APP).join(" ");
+        assert!(
+            refused.contains("run in holdfast") && refused.contains("allowedNamespaces"),
+            "{refused}"
+        );
+        let nfs = json!({"type": "NFS", "nfsCredentials": {"nfsExport": "nas", "nfsOptions": "exec"}});
+        assert_eq!(
+            fields("Target", &nfs, APP),
+            ["spec.nfsCredentials.nfsExport", "spec.nfsCredentials.nfsOptions"]
         );
     }
 

@@ -1,7 +1,7 @@
 //! CustomResourceDefinitions as they are installed: generated from the types, with what derive cannot say.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps,
+    CustomResourceDefinition, JSONSchemaProps, ValidationRule,
 };
 use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -25,6 +25,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     for kind in &mut kinds {
         each_spec(kind, &mut keep_unknown);
     }
+    each_spec(&mut kinds[0], &mut one_block);
     kinds.push(crate::VolumeTransfer::crd());
     for kind in &mut kinds {
         // Helm leaves them in place on uninstall: deleting a definition deletes every resource of it.
@@ -49,6 +50,18 @@ pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
         out.push_str(&serde_saphyr::to_string(&crd)?);
     }
     Ok(out)
+}
+
+/// A Target has exactly the block of its type.
+fn one_block(spec: &mut JSONSchemaProps) {
+    let rules = crate::target::BLOCKS.iter().map(|(kind, block)| ValidationRule {
+        rule: format!("(self.type == '{kind}') == has(self.{block})"),
+        message: Some(format!(
+            "{block} stands in a target of type {kind}, and in no other"
+        )),
+        ..ValidationRule::default()
+    });
+    spec.x_kubernetes_validations = Some(rules.collect());
 }
 
 fn each_spec(crd: &mut CustomResourceDefinition, change: &mut dyn FnMut(&mut JSONSchemaProps)) {

@@ -17,10 +17,12 @@ pub mod labels {
     pub const RUN: &str = "holdfast.dev/run";
     /// UID of the volume-transfer something belongs to.
     pub const TRANSFER: &str = "holdfast.dev/transfer";
-    /// Role of a pod: `server`, `operator`, `datamover`.
+    /// Role of a pod: `server`, `operator`, `datamover`, `metamover`.
     pub const ROLE: &str = "holdfast.dev/role";
     /// On a Backup: somebody asks for a verification, `quick` or `full`. Goes when it has begun.
     pub const VERIFY: &str = "holdfast.dev/verify";
+    /// UID of the Target that a depot, its claim or its volume belongs to.
+    pub const TARGET: &str = "holdfast.dev/target";
     /// Marks a deferred deletion on a target, kept as a ConfigMap in the install namespace.
     pub const TOMBSTONE: &str = "holdfast.dev/tombstone";
 }
@@ -93,6 +95,10 @@ pub mod reasons {
     pub const TARGET_FULL: &str = "TargetFull";
     /// The target answered with an error that fits no other reason.
     pub const TARGET_ERROR: &str = "TargetError";
+    /// The folder does not hold the store that it held: its volume is not mounted, or it is another one.
+    pub const NOT_MOUNTED: &str = "NotMounted";
+    /// The pod that opens the folder of a target does not run (yet); the message says what it waits for.
+    pub const DEPOT_NOT_READY: &str = "DepotNotReady";
     /// The target of a run is not Accepted.
     pub const TARGET_NOT_READY: &str = "TargetNotReady";
     /// No VolumeSnapshotClass for the driver, or several without a default.

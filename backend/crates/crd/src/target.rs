@@ -26,6 +26,18 @@ use crate::common::ObjectRef;
         json_path = ".spec.objectStoreCredentials.bucketName"
     ),
     printcolumn(
+        name = "Claim",
+        type_ = "string",
+        priority = 1,
+        json_path = ".spec.persistentVolumeClaim.claimName"
+    ),
+    printcolumn(
+        name = "Export",
+        type_ = "string",
+        priority = 1,
+        json_path = ".spec.nfsCredentials.nfsExport"
+    ),
+    printcolumn(
         name = "Accepted",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].status"
@@ -44,8 +56,15 @@ pub struct TargetSpec {
     pub target_type: TargetType,
     /// Who makes the storage; for people, it changes nothing.
     pub vendor: Vendor,
-    /// Where the bucket is and how to sign in.
-    pub object_store_credentials: ObjectStoreCredentials,
+    /// Where the bucket is and how to sign in; of type `ObjectStore`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store_credentials: Option<ObjectStoreCredentials>,
+    /// Which export is mounted; of type `NFS`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs_credentials: Option<NfsCredentials>,
+    /// Which claim is mounted; of type `PersistentVolumeClaim`, which only a Target of the install namespace can have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<TargetClaim>,
     /// Namespaces whose plans and restores may use this target beside its own; `*` stands for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), inner(length(max = 63)))]
@@ -61,7 +80,18 @@ pub struct TargetSpec {
 pub enum TargetType {
     /// A bucket of an S3-compatible store.
     ObjectStore,
+    /// A folder that an NFS server exports.
+    NFS,
+    /// A folder in a PersistentVolumeClaim of the install namespace.
+    PersistentVolumeClaim,
 }
+
+/// Types of targets, and the block of the spec that says where such a target is.
+pub const BLOCKS: [(&str, &str); 3] = [
+    ("ObjectStore", "objectStoreCredentials"),
+    ("NFS", "nfsCredentials"),
+    ("PersistentVolumeClaim", "persistentVolumeClaim"),
+];
 
 /// Makers of storage, as users of such products know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -109,6 +139,29 @@ pub struct ObjectStoreCredentials {
     pub ssl_cert_config: Option<SslCertConfig>,
 }
 
+/// A folder of an NFS server. NFS knows no passwords: whoever may mount it, may read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NfsCredentials {
+    /// `server:/path`, an IPv6 address in brackets. Uid 0 must be able to write there.
+    #[schemars(length(min = 3, max = 1280))]
+    pub nfs_export: String,
+    /// Mount options separated by commas, such as `nfsvers=4.1,hard`; what the node takes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub nfs_options: Option<String>,
+}
+
+/// A claim in the Target's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetClaim {
+    /// Name of the PersistentVolumeClaim. Its volume mode must be Filesystem, and movers on several nodes at once need the
+    /// access mode ReadWriteMany.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+}
+
 /// Where a certificate authority is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -138,4 +191,20 @@ pub struct TargetStatus {
     /// Points on the target, of every cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub points: Option<u64>,
+    /// What was found in the folder of a target of type `NFS` or `PersistentVolumeClaim`: from then on nothing else is
+    /// written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<DirectoryStatus>,
+}
+
+/// The store in a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectoryStatus {
+    /// Id in `holdfast/.store.json`.
+    #[schemars(length(max = 64))]
+    pub store: String,
+    /// Claim or export in which it was found. Another one is looked at anew.
+    #[schemars(length(max = 1400))]
+    pub place: String,
 }

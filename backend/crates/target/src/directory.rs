@@ -41,11 +41,11 @@ use crate::{ErrorKind, Patience, TargetError};
 /// Slowest rate at which an attempt may move its bytes before it counts as stuck.
 const SLOWEST: u64 = 64 << 10;
 /// Bound of a call that only looks.
-const LOOK: Duration = Duration::from_secs(9);
+pub(crate) const LOOK: Duration = Duration::from_secs(9);
 /// Bound of a call that makes something durable: a busy disk has much to write before.
-const CHANGE: Duration = Duration::from_secs(60);
+pub(crate) const CHANGE: Duration = Duration::from_secs(60);
 /// Bound of finishing an upload, and of a copy inside the folder.
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 /// A folder that is mounted somewhere.
 #[derive(Clone, Debug)]
@@ -189,6 +189,6 @@ impl DirectoryTarget {
 }
 
 /// Bound of an attempt that moves this many bytes.
-fn bound(short: Duration, bytes: u64) -> Duration {
+pub(crate) fn bound(short: Duration, bytes: u64) -> Duration {
     short + Duration::from_secs(bytes / SLOWEST)
 }

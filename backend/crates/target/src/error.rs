@@ -1,8 +1,11 @@
 //! What goes wrong with a store, told so that a person knows what to do.
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What kind of failure it is: what a condition's reason and a test are made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum ErrorKind {
     /// The store does not know the access key, or the secret key does not fit it.
     WrongCredentials,

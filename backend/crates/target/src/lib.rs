@@ -3,8 +3,7 @@
 //! how they are named ([`layout`]).
 //!
 //! [`Target`] is the interface, [`S3Target`] the implementation for S3 compatible stores, [`DirectoryTarget`] the one for
-//! a mounted folder. With the feature `testing`
-//! come [`testing::MemoryTarget`], [`testing::Faulty`], a real gateway process ([`testing::Gateway`]) and the
+//! a mounted folder, [`depot::DepotTarget`] the one for a folder that is mounted elsewhere. With the feature `testing` come [`testing::MemoryTarget`], [`testing::Faulty`], a real gateway process ([`testing::Gateway`]) and the
 //! conformance suite that every implementation passes.
 //!
 //! Promises every implementation keeps:
@@ -13,7 +12,9 @@
 //! - A call is cancelled by dropping its future. What it had begun on the store may or may not have happened.
 //! - A secret never shows in `Debug`, `Display` or an error.
 
+mod address;
 mod connection;
+pub mod depot;
 mod directory;
 mod error;
 pub mod layout;
@@ -24,6 +25,7 @@ mod target;
 pub mod testing;
 mod walk;
 
+pub use address::{Address, Directory};
 pub use connection::{Connection, SecretKey};
 pub use directory::{DirectoryTarget, StoreId};
 pub use error::{ErrorKind, TargetError};

@@ -14,7 +14,7 @@ mod explain;
 mod locks;
 mod operations;
 mod page;
-mod transport;
+pub(crate) mod transport;
 mod uploads;
 mod versions;
 

@@ -85,7 +85,8 @@ impl InvalidKey {
 }
 
 /// Beginning of keys.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Prefix(String);
 
 impl Prefix {
@@ -120,6 +121,20 @@ impl FromStr for Prefix {
         } else {
             Err(InvalidKey::of(text))
         }
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = InvalidKey;
+
+    fn try_from(text: String) -> Result<Self, InvalidKey> {
+        text.parse()
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.0
     }
 }
 
@@ -177,7 +192,7 @@ pub struct Pin {
 }
 
 /// What the store says of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectMeta {
     /// Its name.
     pub key: Key,
@@ -211,7 +226,7 @@ pub struct Object {
 }
 
 /// Outcome of a conditional create.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Creation {
     /// The object is there now and it is ours.
     Created(ObjectMeta),
@@ -220,7 +235,7 @@ pub enum Creation {
 }
 
 /// One page to list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListRequest {
     /// Only keys that start so.
     pub prefix: Prefix,
@@ -253,7 +268,7 @@ impl ListRequest {
 }
 
 /// One page of a list, in key order. Keys under the prefix that no version of this program makes are left out.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Listing {
     /// Objects.
     pub objects: Vec<ObjectMeta>,
@@ -299,7 +314,7 @@ pub struct Part {
 }
 
 /// An upload that was begun and neither completed nor aborted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenUpload {
     /// The upload.
     pub upload: Upload,

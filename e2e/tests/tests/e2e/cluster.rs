@@ -341,11 +341,17 @@ impl Cluster {
                     .get("app.kubernetes.io/managed-by")
                     .is_some_and(|v| v == "holdfast");
                 let temporary = match kind {
-                    "PersistentVolumeClaim" | "Job" => object.namespace().as_deref() == Some(INSTALLED),
+                    "Job" => object.namespace().as_deref() == Some(INSTALLED),
+                    "PersistentVolumeClaim" => {
+                        object.namespace().as_deref() == Some(INSTALLED)
+                            && is_of_a_transfer(&object.name_any())
+                    }
                     "Secret" => ours && object.labels().contains_key("holdfast.dev/transfer"),
                     // A volume that was handed over is the application's; one that waits or was released is ours.
                     "PersistentVolume" => {
+                        let claim = object.data.pointer("/spec/claimRef/name");
                         object.data.pointer("/spec/claimRef/namespace") == Some(&json!(INSTALLED))
+                            && claim.and_then(Value::as_str).is_some_and(is_of_a_transfer)
                             || object.data.pointer("/status/phase") == Some(&json!("Released"))
                     }
                     _ => true,
@@ -361,6 +367,11 @@ impl Cluster {
         }
         Ok(left)
     }
+}
+
+/// Whether a claim of the install namespace is a mover's: those of targets that are folders stay.
+fn is_of_a_transfer(claim: &str) -> bool {
+    claim.starts_with("hf-") && !claim.starts_with("hf-nfs-")
 }
 
 fn default_facts() -> Result<String> {

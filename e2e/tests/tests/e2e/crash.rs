@@ -12,7 +12,7 @@ use crate::app::{self, Volumes, backup_manifest, location};
 use crate::cluster::{Cluster, Fault, INSTALLED, until};
 
 /// Kills every process of the pods of a role at once, as kill -9 does: no grace.
-async fn kill(cluster: &Cluster, role: &str) -> Result<usize> {
+pub(crate) async fn kill(cluster: &Cluster, role: &str) -> Result<usize> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), INSTALLED);
     let list = pods
         .list(&ListParams::default().labels(&format!("holdfast.dev/role={role}")))
@@ -28,7 +28,13 @@ async fn kill(cluster: &Cluster, role: &str) -> Result<usize> {
 }
 
 /// Waits for a phase, or for the end if the run was faster.
-async fn reached(cluster: &Cluster, kind: &str, namespace: &str, name: &str, phase: &str) -> Result<()> {
+pub(crate) async fn reached(
+    cluster: &Cluster,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    phase: &str,
+) -> Result<()> {
     until(
         &format!("{kind} {name} to reach {phase}"),
         Duration::from_secs(90),
@@ -47,7 +53,7 @@ async fn reached(cluster: &Cluster, kind: &str, namespace: &str, name: &str, pha
 }
 
 /// Waits until a run has ended, either way; true when it is Complete.
-async fn ended(cluster: &Cluster, kind: &str, namespace: &str, name: &str) -> Result<bool> {
+pub(crate) async fn ended(cluster: &Cluster, kind: &str, namespace: &str, name: &str) -> Result<bool> {
     until(
         &format!("{kind} {name} to end"),
         Duration::from_secs(240),

@@ -6,6 +6,7 @@ mod bad_input;
 mod cancel;
 mod cluster;
 mod crash;
+mod directory_target;
 mod encryption;
 mod format;
 mod full_target;

@@ -1,8 +1,8 @@
 //! The form for a new target.
 
 use holdfast_shared::{
-    CreateTarget, ObjectRef, ObjectStoreCredentials, Resource, SslCertConfig, TargetCredentials, TargetSpec,
-    TargetType, VENDORS,
+    CreateTarget, NfsCredentials, ObjectRef, ObjectStoreCredentials, Resource, SslCertConfig, TargetClaim,
+    TargetCredentials, TargetSpec, TargetType, VENDORS,
 };
 use leptos::prelude::*;
 use leptos_router::components::A;
@@ -25,7 +25,12 @@ use crate::words::Tone;
 struct Form {
     name: RwSignal<String>,
     namespace: RwSignal<String>,
+    /// A [`TargetType`] as it is written.
+    kind: RwSignal<String>,
     vendor: RwSignal<String>,
+    export: RwSignal<String>,
+    options: RwSignal<String>,
+    claim: RwSignal<String>,
     bucket: RwSignal<String>,
     url: RwSignal<String>,
     region: RwSignal<String>,
@@ -45,7 +50,11 @@ impl Form {
         Self {
             name: text(),
             namespace: RwSignal::new(namespace),
+            kind: RwSignal::new(TargetType::ObjectStore.as_str().to_owned()),
             vendor: RwSignal::new("Other".to_owned()),
+            export: text(),
+            options: text(),
+            claim: text(),
             bucket: text(),
             url: text(),
             region: text(),
@@ -59,32 +68,30 @@ impl Form {
         }
     }
 
+    /// The type that is chosen.
+    fn kind(self) -> TargetType {
+        let chosen = self.kind.get();
+        let found = TargetType::ALL.into_iter().find(|kind| kind.as_str() == chosen);
+        found.unwrap_or_default()
+    }
+
     fn body(self) -> CreateTarget {
-        let text = |signal: RwSignal<String>| signal.get_untracked().trim().to_owned();
-        let some = |signal: RwSignal<String>| Some(text(signal)).filter(|text| !text.is_empty());
-        let fresh = self.secret_from.get_untracked() == "new";
-        let secret = if fresh {
-            format!("{}-credentials", text(self.name))
-        } else {
-            text(self.secret)
-        };
+        let kind = untrack(|| self.kind());
+        let fresh = kind == TargetType::ObjectStore && self.secret_from.get_untracked() == "new";
         CreateTarget {
             name: text(self.name),
             namespace: text(self.namespace),
             spec: TargetSpec {
-                target_type: TargetType::ObjectStore,
+                target_type: kind,
                 vendor: text(self.vendor),
-                object_store_credentials: ObjectStoreCredentials {
-                    bucket_name: text(self.bucket),
-                    region: some(self.region),
-                    url: some(self.url),
-                    credential_secret: ObjectRef::local(secret),
-                    skip_cert_verification: self.skip_cert_verification.get_untracked(),
-                    ssl_cert_config: some(self.cert_config_map).map(|name| SslCertConfig {
-                        cert_config_map: ObjectRef::local(name),
-                        cert_key: None,
-                    }),
-                },
+                object_store_credentials: (kind == TargetType::ObjectStore).then(|| self.bucket()),
+                nfs_credentials: (kind == TargetType::NFS).then(|| NfsCredentials {
+                    nfs_export: text(self.export),
+                    nfs_options: some(self.options),
+                }),
+                persistent_volume_claim: (kind == TargetType::PersistentVolumeClaim).then(|| TargetClaim {
+                    claim_name: text(self.claim),
+                }),
                 allowed_namespaces: words(&text(self.allowed_namespaces)),
                 max_concurrent_transfers: None,
             },
@@ -94,6 +101,32 @@ impl Form {
             }),
         }
     }
+
+    fn bucket(self) -> ObjectStoreCredentials {
+        let secret = match self.secret_from.get_untracked().as_str() {
+            "new" => format!("{}-credentials", text(self.name)),
+            _ => text(self.secret),
+        };
+        ObjectStoreCredentials {
+            bucket_name: text(self.bucket),
+            region: some(self.region),
+            url: some(self.url),
+            credential_secret: ObjectRef::local(secret),
+            skip_cert_verification: self.skip_cert_verification.get_untracked(),
+            ssl_cert_config: some(self.cert_config_map).map(|name| SslCertConfig {
+                cert_config_map: ObjectRef::local(name),
+                cert_key: None,
+            }),
+        }
+    }
+}
+
+fn text(signal: RwSignal<String>) -> String {
+    signal.get_untracked().trim().to_owned()
+}
+
+fn some(signal: RwSignal<String>) -> Option<String> {
+    Some(text(signal)).filter(|text| !text.is_empty())
 }
 
 /// Words separated by commas or blanks.
@@ -130,7 +163,9 @@ pub(crate) fn NewTarget() -> impl IntoView {
         <PageHead title="New target" parent=(routes::TARGETS, "Targets") />
         <form class="form" on:submit=submit>
             <Place form=form submission=submission />
-            <Credentials form=form submission=submission />
+            <Show when=move || form.kind() == TargetType::ObjectStore>
+                <Credentials form=form submission=submission />
+            </Show>
             <Sharing form=form submission=submission />
             {move || submission.error().map(|error| view! { <Trouble title="The target was not created" error=error /> })}
             <footer class="form-foot">
@@ -152,6 +187,16 @@ fn Place(form: Form, submission: Submission) -> impl IntoView {
             .map(|vendor| ((*vendor).to_owned(), (*vendor).to_owned()))
             .collect::<Vec<_>>(),
     );
+    let types = [
+        "Bucket of an S3-compatible store",
+        "NFS export",
+        "PersistentVolumeClaim of the install namespace",
+    ];
+    let types = TargetType::ALL
+        .iter()
+        .zip(types)
+        .map(|(kind, label)| (kind.as_str().to_owned(), label.to_owned()));
+    let types = Signal::stored(types.collect::<Vec<_>>());
     view! {
         <fieldset>
             <legend>"Place"</legend>
@@ -164,6 +209,7 @@ fn Place(form: Form, submission: Submission) -> impl IntoView {
                     error=submission.field("namespace")
                     hint="Where the target and its Secret live."
                 />
+                <SelectField id="type" label="Type" value=form.kind options=types hint="What kind of storage it is." />
                 <SelectField
                     id="vendor"
                     label="Vendor"
@@ -171,32 +217,76 @@ fn Place(form: Form, submission: Submission) -> impl IntoView {
                     options=vendors
                     hint="For people; it changes nothing."
                 />
-                <TextField
-                    id="bucket"
-                    label="Bucket"
-                    value=form.bucket
-                    error=submission.field("spec.objectStoreCredentials.bucketName")
-                    hint="It must exist."
-                />
-                <TextField
-                    id="url"
-                    label="Endpoint"
-                    value=form.url
-                    optional=true
-                    placeholder="https://s3.example.com"
-                    error=submission.field("spec.objectStoreCredentials.url")
-                    hint="The vendor's default for the region when left empty."
-                />
-                <TextField
-                    id="region"
-                    label="Region"
-                    value=form.region
-                    optional=true
-                    placeholder="us-east-1"
-                    error=submission.field("spec.objectStoreCredentials.region")
-                />
+                {move || match form.kind() {
+                    TargetType::ObjectStore => view! { <Bucket form=form submission=submission /> }.into_any(),
+                    TargetType::NFS => view! { <Export form=form submission=submission /> }.into_any(),
+                    TargetType::PersistentVolumeClaim => {
+                        view! {
+                            <TextField
+                                id="claim"
+                                label="Claim"
+                                value=form.claim
+                                error=submission.field("spec.persistentVolumeClaim.claimName")
+                                hint="It must exist in the install namespace, with volumeMode Filesystem."
+                            />
+                        }
+                            .into_any()
+                    }
+                }}
             </div>
         </fieldset>
+    }
+}
+
+#[component]
+fn Export(form: Form, submission: Submission) -> impl IntoView {
+    view! {
+        <TextField
+            id="export"
+            label="Export"
+            value=form.export
+            placeholder="nas.example.com:/backups"
+            error=submission.field("spec.nfsCredentials.nfsExport")
+            hint="Uid 0 of every node must be able to write there."
+        />
+        <TextField
+            id="options"
+            label="Mount options"
+            value=form.options
+            optional=true
+            placeholder="nfsvers=4.1,hard"
+            error=submission.field("spec.nfsCredentials.nfsOptions")
+        />
+    }
+}
+
+#[component]
+fn Bucket(form: Form, submission: Submission) -> impl IntoView {
+    view! {
+        <TextField
+            id="bucket"
+            label="Bucket"
+            value=form.bucket
+            error=submission.field("spec.objectStoreCredentials.bucketName")
+            hint="It must exist."
+        />
+        <TextField
+            id="url"
+            label="Endpoint"
+            value=form.url
+            optional=true
+            placeholder="https://s3.example.com"
+            error=submission.field("spec.objectStoreCredentials.url")
+            hint="The vendor's default for the region when left empty."
+        />
+        <TextField
+            id="region"
+            label="Region"
+            value=form.region
+            optional=true
+            placeholder="us-east-1"
+            error=submission.field("spec.objectStoreCredentials.region")
+        />
     }
 }
 
@@ -247,9 +337,10 @@ fn Credentials(form: Form, submission: Submission) -> impl IntoView {
 
 #[component]
 fn Sharing(form: Form, submission: Submission) -> impl IntoView {
+    let bucket = move || form.kind() == TargetType::ObjectStore;
     view! {
         <fieldset>
-            <legend>"Trust and sharing"</legend>
+            <legend>{move || if bucket() { "Trust and sharing" } else { "Sharing" }}</legend>
             <div class="columns">
                 <TextField
                     id="allowed-namespaces"
@@ -259,22 +350,26 @@ fn Sharing(form: Form, submission: Submission) -> impl IntoView {
                     error=submission.field("spec.allowedNamespaces")
                     hint="Whose plans may use this target beside its own namespace; * stands for all."
                 />
-                <TextField
-                    id="cert-config-map"
-                    label="Certificate authority"
-                    value=form.cert_config_map
-                    optional=true
-                    error=submission.field("spec.objectStoreCredentials.sslCertConfig")
-                    hint="ConfigMap whose key ca.crt is trusted beside the built-in authorities."
-                />
+                <Show when=bucket>
+                    <TextField
+                        id="cert-config-map"
+                        label="Certificate authority"
+                        value=form.cert_config_map
+                        optional=true
+                        error=submission.field("spec.objectStoreCredentials.sslCertConfig")
+                        hint="ConfigMap whose key ca.crt is trusted beside the built-in authorities."
+                    />
+                </Show>
             </div>
-            <CheckField
-                id="skip-cert-verification"
-                value=form.skip_cert_verification
-                label="Accept any certificate"
-                text="For tests only."
-            />
-            <Show when=move || form.skip_cert_verification.get()>
+            <Show when=bucket>
+                <CheckField
+                    id="skip-cert-verification"
+                    value=form.skip_cert_verification
+                    label="Accept any certificate"
+                    text="For tests only."
+                />
+            </Show>
+            <Show when=move || bucket() && form.skip_cert_verification.get()>
                 <Notice
                     tone=Tone::Warn
                     title="Anyone on the path can read and change what is stored"

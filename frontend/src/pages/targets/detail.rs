@@ -1,6 +1,6 @@
 //! One target.
 
-use holdfast_shared::Target;
+use holdfast_shared::{ObjectStoreCredentials, Target};
 use leptos::prelude::*;
 use leptos_router::components::A;
 use leptos_router::hooks::{use_navigate, use_params_map};
@@ -79,7 +79,7 @@ pub(crate) fn TargetPage() -> impl IntoView {
             key=key
             uid=Signal::derive(move || target.get().map(|target| target.metadata.uid.clone()).unwrap_or_default())
             what="target"
-            text="The resource goes; the bucket and every point in it stay. Plans that use this target stop being accepted. Create a target for the same bucket, and its points can be restored again by their location."
+            text="The resource goes; the storage and every point on it stay. Plans that use this target stop being accepted. Create a target for the same storage, and its points can be restored again by their location."
             done=move || navigate(routes::TARGETS, Default::default())
         />
     }
@@ -151,16 +151,6 @@ fn Overview(target: Memo<Option<std::sync::Arc<Target>>>) -> impl IntoView {
 
 #[component]
 fn Facts(target: std::sync::Arc<Target>) -> impl IntoView {
-    let store = target.spec.object_store_credentials.clone();
-    let or_default = |text: Option<String>, default: &str| text.unwrap_or_else(|| default.to_owned());
-    let trust = match (&store.ssl_cert_config, store.skip_cert_verification) {
-        (_, true) => "any certificate is accepted".to_owned(),
-        (Some(config), _) => format!(
-            "built-in authorities and ConfigMap {}",
-            config.cert_config_map.name
-        ),
-        (None, _) => "built-in authorities".to_owned(),
-    };
     let allowed = match target.spec.allowed_namespaces.as_slice() {
         [] => "only its own".to_owned(),
         [all] if all == "*" => "all".to_owned(),
@@ -171,22 +161,46 @@ fn Facts(target: std::sync::Arc<Target>) -> impl IntoView {
         .points
         .map_or_else(|| "–".to_owned(), |points| points.to_string());
     let probed = target.status.last_probe_timestamp.clone();
-    let endpoint = or_default(store.url, "the vendor's default");
-    let region = or_default(store.region, "us-east-1");
+    let spec = target.spec.clone();
+    let kind = words::target_type(spec.target_type);
+    let store = target.status.directory.clone().map(|directory| directory.store);
     let vendor = target.spec.vendor.clone();
     let at_once = target.spec.max_concurrent_transfers.unwrap_or(4);
     let created = target.metadata.creation_timestamp.clone();
     view! {
         <Fact label="Points">{points}<span class="faint">" of every cluster"</span></Fact>
         <Fact label="Probed"><Ago time=probed /></Fact>
-        <Fact label="Bucket">{store.bucket_name}</Fact>
-        <Fact label="Endpoint">{endpoint}</Fact>
-        <Fact label="Region">{region}</Fact>
+        <Fact label="Type">{kind}</Fact>
+        {spec.object_store_credentials.map(|bucket| view! { <Bucket bucket=bucket /> })}
+        {spec.nfs_credentials.map(|nfs| view! {
+            <Fact label="Export">{nfs.nfs_export}</Fact>
+            <Fact label="Mount options">{nfs.nfs_options.unwrap_or_else(|| "the node's".to_owned())}</Fact>
+        })}
+        {spec.persistent_volume_claim.map(|claim| view! { <Fact label="Claim">{claim.claim_name}</Fact> })}
+        {store.map(|store| view! { <Fact label="Store">{store}</Fact> })}
         <Fact label="Vendor">{vendor}</Fact>
-        <Fact label="Secret">{store.credential_secret.name}</Fact>
-        <Fact label="Trust">{trust}</Fact>
         <Fact label="Allowed namespaces">{allowed}</Fact>
         <Fact label="Volumes at once">{at_once}</Fact>
         <Fact label="Created"><Ago time=created /></Fact>
+    }
+}
+
+#[component]
+fn Bucket(bucket: ObjectStoreCredentials) -> impl IntoView {
+    let or_default = |text: Option<String>, default: &str| text.unwrap_or_else(|| default.to_owned());
+    let trust = match (&bucket.ssl_cert_config, bucket.skip_cert_verification) {
+        (_, true) => "any certificate is accepted".to_owned(),
+        (Some(config), _) => format!(
+            "built-in authorities and ConfigMap {}",
+            config.cert_config_map.name
+        ),
+        (None, _) => "built-in authorities".to_owned(),
+    };
+    view! {
+        <Fact label="Bucket">{bucket.bucket_name}</Fact>
+        <Fact label="Endpoint">{or_default(bucket.url, "the vendor's default")}</Fact>
+        <Fact label="Region">{or_default(bucket.region, "us-east-1")}</Fact>
+        <Fact label="Secret">{bucket.credential_secret.name}</Fact>
+        <Fact label="Trust">{trust}</Fact>
     }
 }

@@ -26,8 +26,8 @@ pub(crate) fn Targets() -> impl IntoView {
         all.get()
             .into_iter()
             .filter(|target| {
-                let bucket = &target.spec.object_store_credentials.bucket_name;
-                [&target.metadata.name, &target.metadata.namespace, bucket]
+                let (place, at) = target.spec.place();
+                [&target.metadata.name, &target.metadata.namespace, &place, &at]
                     .iter()
                     .any(|text| text.to_lowercase().contains(&wanted))
             })
@@ -49,7 +49,7 @@ pub(crate) fn Targets() -> impl IntoView {
                         <Empty
                             icon=Icon::Bucket
                             title="No target yet"
-                            text="Backups need a place to go: a bucket of an S3-compatible store."
+                            text="Backups need a place to go: a bucket of an S3-compatible store, an NFS export or a claim."
                         >
                             <A href=routes::TARGET_NEW attr:class="button primary">"Create a target"</A>
                         </Empty>
@@ -70,8 +70,8 @@ pub(crate) fn Targets() -> impl IntoView {
                                 <tr>
                                     <th scope="col">"Name"</th>
                                     <th scope="col">"State"</th>
-                                    <th scope="col" class="wide">"Bucket"</th>
-                                    <th scope="col">"Vendor"</th>
+                                    <th scope="col" class="wide">"Place"</th>
+                                    <th scope="col">"Type"</th>
                                     <th scope="col" class="num">"Points"</th>
                                     <th scope="col">"Probed"</th>
                                 </tr>
@@ -99,11 +99,7 @@ fn Row(target: Arc<Target>) -> impl IntoView {
     let found = live.one(|store| &store.targets, Signal::stored(key));
     let target = Memo::new(move |_| found.get().unwrap_or_else(|| first.clone()));
     let state = Memo::new(move |_| accepted(&target.get().status.conditions));
-    let place = move || {
-        let credentials = target.get().spec.object_store_credentials.clone();
-        let at = credentials.url.or(credentials.region).unwrap_or_default();
-        (credentials.bucket_name, at)
-    };
+    let place = move || target.get().spec.place();
     view! {
         <tr>
             <th scope="row">
@@ -125,7 +121,7 @@ fn Row(target: Arc<Target>) -> impl IntoView {
                 {move || place().0}
                 <span class="sub faint">{move || place().1}</span>
             </td>
-            <td>{move || target.get().spec.vendor.clone()}</td>
+            <td>{move || words::target_type(target.get().spec.target_type)}</td>
             <td class="num">
                 {move || target.get().status.points.map_or_else(|| "–".to_owned(), |points| points.to_string())}
             </td>

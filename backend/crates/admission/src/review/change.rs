@@ -72,20 +72,29 @@ pub(super) fn resolved(reference: &ObjectRef, namespace: &str) -> String {
 
 /// The fields of a target that say where its data is, as far as they differ.
 pub(super) fn moved(old: &TargetSpec, new: &TargetSpec) -> Vec<&'static str> {
-    let (before, after) = (&old.object_store_credentials, &new.object_store_credentials);
+    if old.target_type != new.target_type {
+        return vec!["spec.type"];
+    }
+    let bucket = |t: &TargetSpec| t.object_store_credentials.clone().unwrap_or_default();
+    let (before, after) = (bucket(old), bucket(new));
     let url = |c: &ObjectStoreCredentials| c.url.as_deref().map(|u| u.trim_end_matches('/').to_owned());
     // Without a URL the region chooses the endpoint.
     let region = |c: &ObjectStoreCredentials| c.region.clone().filter(|_| c.url.is_none());
+    let export = |t: &TargetSpec| t.nfs_credentials.as_ref().map(|nfs| nfs.nfs_export.clone());
     let fields = [
-        ("spec.type", old.target_type == new.target_type),
         (
             "spec.objectStoreCredentials.bucketName",
             before.bucket_name == after.bucket_name,
         ),
-        ("spec.objectStoreCredentials.url", url(before) == url(after)),
+        ("spec.objectStoreCredentials.url", url(&before) == url(&after)),
         (
             "spec.objectStoreCredentials.region",
-            region(before) == region(after),
+            region(&before) == region(&after),
+        ),
+        ("spec.nfsCredentials.nfsExport", export(old) == export(new)),
+        (
+            "spec.persistentVolumeClaim.claimName",
+            old.persistent_volume_claim == new.persistent_volume_claim,
         ),
     ];
     fields
@@ -184,5 +193,33 @@ mod tests {
             moved(&old, &target(json!({"url": "https://s3", "bucketName": "other"}))),
             ["spec.objectStoreCredentials.bucketName"]
         );
+    }
+
+    #[test]
+    fn a_target_moves_with_export_and_claim_and_not_with_mount_options() {
+        let target = |kind: &str, block: &str, value: Value| -> TargetSpec {
+            serde_json::from_value(json!({"type": kind, "vendor": "Other", block: value})).unwrap()
+        };
+        let nfs = |export: &str, options: &str| {
+            let block = json!({"nfsExport": export, "nfsOptions": options});
+            target("NFS", "nfsCredentials", block)
+        };
+        let claim = |name: &str| {
+            target(
+                "PersistentVolumeClaim",
+                "persistentVolumeClaim",
+                json!({ "claimName": name }),
+            )
+        };
+        assert!(moved(&nfs("nas:/a", "hard"), &nfs("nas:/a", "soft")).is_empty());
+        assert_eq!(
+            moved(&nfs("nas:/a", "hard"), &nfs("nas:/b", "hard")),
+            ["spec.nfsCredentials.nfsExport"]
+        );
+        assert_eq!(
+            moved(&claim("a"), &claim("b")),
+            ["spec.persistentVolumeClaim.claimName"]
+        );
+        assert_eq!(moved(&claim("a"), &nfs("nas:/a", "hard")), ["spec.type"]);
     }
 }

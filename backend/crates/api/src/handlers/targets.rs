@@ -87,8 +87,14 @@ async fn create_secret(
     body: &CreateTarget,
     credentials: &TargetCredentials,
 ) -> Result<Secret> {
-    let reference = &body.spec.object_store_credentials.credential_secret;
     let field = "spec.objectStoreCredentials.credentialSecret";
+    let Some(bucket) = &body.spec.object_store_credentials else {
+        return Err(ApiError::field(
+            "credentials",
+            "only a target of type ObjectStore signs in with a key pair",
+        ));
+    };
+    let reference = &bucket.credential_secret;
     if reference
         .namespace
         .as_ref()

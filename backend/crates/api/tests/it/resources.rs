@@ -1,6 +1,6 @@
 //! Lists, objects, creation, cancel, deletion.
 
-use holdfast_shared::{NamespaceProtection, Page, Restore, Target};
+use holdfast_shared::{NamespaceProtection, Page, Restore, Target, TargetType};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Api;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ async fn target_is_created_with_its_secret_and_shows_no_key() {
     assert!(!created.body.contains("\"secret\""), "{created:?}");
     let shown: Target =
         serde_json::from_str(&admin.get("/api/v1/targets/res-target/one").await.expect(200).body).unwrap();
-    assert_eq!(shown.spec.object_store_credentials.bucket_name, "bucket");
+    assert_eq!(shown.spec.place().0, "bucket");
 
     let secrets: Api<Secret> = Api::namespaced(app.plane.client().unwrap(), "res-target");
     let secret = secrets.get("one-keys").await.unwrap().data.unwrap();
@@ -60,6 +60,35 @@ async fn target_is_created_with_its_secret_and_shows_no_key() {
     let mut bad = target("res-target", "three");
     bad["spec"]["objectStoreCredentials"]["credentialSecret"]["namespace"] = "default".into();
     admin.post("/api/v1/targets", bad).await.expect(422);
+}
+
+#[tokio::test]
+async fn a_target_of_files_is_created_without_credentials_and_has_the_block_of_its_type() {
+    let app = TestApp::new().await;
+    app.plane.namespace("res-files").await.unwrap();
+    let admin = app.admin().await;
+    let nfs = json!({"name": "nas", "namespace": "res-files", "spec": {"type": "NFS", "vendor": "Other",
+        "nfsCredentials": {"nfsExport": "nas.example:/backups", "nfsOptions": "nfsvers=4.1"}}});
+    admin.post("/api/v1/targets", nfs.clone()).await.expect(201);
+    let shown: Target =
+        serde_json::from_str(&admin.get("/api/v1/targets/res-files/nas").await.expect(200).body).unwrap();
+    assert_eq!(shown.spec.target_type, TargetType::NFS);
+    assert_eq!(
+        shown.spec.place(),
+        ("/backups".to_owned(), "nas.example".to_owned())
+    );
+
+    let mut keys = nfs.clone();
+    keys["name"] = "keys".into();
+    keys["credentials"] = json!({"accessKey": "a", "secretKey": "s"});
+    let answer = admin.post("/api/v1/targets", keys).await.expect(422);
+    assert!(answer.body.contains("ObjectStore"), "{answer:?}");
+    // What the definition itself refuses.
+    let mut other = nfs;
+    other["name"] = "other".into();
+    other["spec"]["type"] = "PersistentVolumeClaim".into();
+    let answer = admin.post("/api/v1/targets", other).await.expect(422);
+    assert!(answer.body.contains("stands in a target of type"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -256,7 +256,9 @@ impl Run<'_> {
         let targets: Api<TargetResource> = Api::namespaced(self.ctx.client.clone(), &destination);
         let mut in_use = BTreeSet::new();
         for target in targets.list(&ListParams::default()).await?.items {
-            let store = target.spec.object_store_credentials;
+            let Some(store) = target.spec.object_store_credentials else {
+                continue;
+            };
             in_use.insert(("Secret", store.credential_secret.name));
             in_use.extend(
                 store

@@ -3,6 +3,7 @@
 mod claim;
 mod job;
 mod snapshot;
+mod store;
 mod volume;
 
 use std::collections::BTreeMap;

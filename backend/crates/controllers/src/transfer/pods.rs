@@ -33,7 +33,7 @@ pub(super) fn is_lost(pod: &Pod, now: Timestamp) -> bool {
 }
 
 /// Why the pod does not start, if there is a reason beyond not having had the time.
-pub(super) fn problem(pod: &Pod) -> Option<String> {
+pub(crate) fn problem(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     waiting(status)
         .or_else(|| unschedulable(status))

@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 use super::build::{self, DatamoverTask, PodParts};
 use super::pods;
 use super::task::{Step, Task};
-use crate::encryption;
+use crate::depot::Folder;
 use crate::failure::Failure;
+use crate::{encryption, mounting};
 
 /// Attempts before a transfer is given up.
 const MAX_ATTEMPTS: u32 = 3;
@@ -96,7 +97,8 @@ impl Task {
             .targets
             .resource(&self.transfer.spec.target, &ctx.install_namespace)
             .await?;
-        let connection = ctx.targets.connection(&target).await?;
+        let folder = Folder::of(&target)?;
+        let address = ctx.targets.address(&target, folder.as_ref()).await?;
         let task = DatamoverTask {
             transfer: self.transfer.name_any(),
             namespace: ctx.install_namespace.clone(),
@@ -104,9 +106,10 @@ impl Task {
             job,
         };
         let keys = self.keys(&target, &task.job).await?;
-        let secret = build::secret(&self.transfer, &self.names, &task, &connection, &keys);
+        let secret = build::secret(&self.transfer, &self.names, &task, &address, &keys);
         create_or_get(&ctx.installed::<Secret>(), &secret).await?;
-        let parts = self.pod_parts().await?;
+        let mut parts = self.pod_parts().await?;
+        parts.store = folder.map(|folder| folder.claim());
         let job = build::job(
             &self.transfer,
             &self.names,
@@ -164,7 +167,7 @@ impl Task {
         if self.transfer.spec.direction != Direction::Backup {
             return Ok(PodParts {
                 placement: self.transfer.spec.placement.clone(),
-                volume_affinity: None,
+                ..PodParts::default()
             });
         }
         let source = &self.transfer.spec.claim;
@@ -185,8 +188,8 @@ impl Task {
             .and_then(|volume| volume.spec?.node_affinity)
             .map(|affinity| json!(affinity));
         Ok(PodParts {
-            placement: None,
             volume_affinity: affinity,
+            ..PodParts::default()
         })
     }
 
@@ -203,6 +206,9 @@ impl Task {
                 problem = self.provisioning_problem().await?;
             }
             problem = problem.or(pod.and_then(pods::problem));
+            if let (None, Some(pod)) = (&problem, pod) {
+                problem = mounting::problem(self.ctx(), &pod.name_any()).await?;
+            }
         }
         let Some(text) = problem else {
             self.note(reasons::IN_PROGRESS, "");

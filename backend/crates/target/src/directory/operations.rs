@@ -54,20 +54,7 @@ impl Target for DirectoryTarget {
     }
 
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<Creation, TargetError> {
-        let bound = bound(CHANGE, body.len() as u64);
-        self.retry("create", key.as_str(), bound, |tries| {
-            let (key, body) = (key.clone(), body.clone());
-            self.once(
-                move |root, waiter| match objects::create(root, waiter, &key, &body)? {
-                    Written::Created(meta) => Ok(Creation::Created(meta)),
-                    // A try that took too long may have come to its end.
-                    Written::Taken if tries > 0 => Ok(objects::holds(root, waiter, &key, &body)?
-                        .map_or(Creation::Exists, Creation::Created)),
-                    Written::Taken => Ok(Creation::Exists),
-                },
-            )
-        })
-        .await
+        self.create_new(key, body, false).await
     }
 
     async fn get(&self, key: &Key, max: u64) -> Result<Object, TargetError> {
@@ -196,19 +183,7 @@ impl Target for DirectoryTarget {
         // A folder never overwrites.
         _if_absent: bool,
     ) -> Result<ObjectMeta, TargetError> {
-        self.retry("finish the upload of", upload.key.as_str(), LONG, |tries| {
-            let (upload, parts) = (upload.clone(), parts.to_vec());
-            self.once(
-                move |root, waiter| match upload::complete(root, waiter, &upload, &parts) {
-                    // A try that took too long may have come to its end.
-                    Err(trouble) if tries > 0 && trouble.kind() == ErrorKind::NotFound => {
-                        upload::completed(root, &upload, &parts)?.ok_or(trouble)
-                    }
-                    settled => settled,
-                },
-            )
-        })
-        .await
+        self.finish(upload, parts, false).await
     }
 
     async fn abort_upload(&self, upload: &Upload) -> Result<(), TargetError> {
@@ -260,6 +235,53 @@ impl Target for DirectoryTarget {
         Ok(ProbeReport {
             took: begun.elapsed(),
         })
+    }
+}
+
+impl DirectoryTarget {
+    /// [`Target::put_new`]; `again` when the answer to the same call may have been lost before.
+    pub(crate) async fn create_new(
+        &self,
+        key: &Key,
+        body: Bytes,
+        again: bool,
+    ) -> Result<Creation, TargetError> {
+        let bound = bound(CHANGE, body.len() as u64);
+        self.retry("create", key.as_str(), bound, |tries| {
+            let (key, body) = (key.clone(), body.clone());
+            self.once(
+                move |root, waiter| match objects::create(root, waiter, &key, &body)? {
+                    Written::Created(meta) => Ok(Creation::Created(meta)),
+                    // A try that took too long may have come to its end.
+                    Written::Taken if again || tries > 0 => Ok(objects::holds(root, waiter, &key, &body)?
+                        .map_or(Creation::Exists, Creation::Created)),
+                    Written::Taken => Ok(Creation::Exists),
+                },
+            )
+        })
+        .await
+    }
+
+    /// [`Target::complete_upload`]; `again` when the answer to the same call may have been lost before.
+    pub(crate) async fn finish(
+        &self,
+        upload: &Upload,
+        parts: &[Part],
+        again: bool,
+    ) -> Result<ObjectMeta, TargetError> {
+        self.retry("finish the upload of", upload.key.as_str(), LONG, |tries| {
+            let (upload, parts) = (upload.clone(), parts.to_vec());
+            self.once(
+                move |root, waiter| match upload::complete(root, waiter, &upload, &parts) {
+                    // A try that took too long may have come to its end.
+                    Err(trouble) if (again || tries > 0) && trouble.kind() == ErrorKind::NotFound => {
+                        upload::completed(root, &upload, &parts)?.ok_or(trouble)
+                    }
+                    settled => settled,
+                },
+            )
+        })
+        .await
     }
 }
 

@@ -19,7 +19,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use crate::Connection;
 
 /// Longest wait for a connection, name lookup and TLS handshake included.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes of an answer that is read whole. A page of a thousand names of 1024 bytes, every one of them a character
 /// that XML escapes, has less. Objects are counted where they are read.
@@ -27,7 +27,7 @@ pub(super) const MAX_ANSWER: usize = 8 << 20;
 
 /// Why no HTTP answer came.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TransportError {
+pub(crate) enum TransportError {
     /// TLS stopped at the server's certificate.
     #[error("the certificate of the endpoint is not trusted: {0}")]
     Certificate(String),
@@ -37,7 +37,7 @@ pub(super) enum TransportError {
 }
 
 impl TransportError {
-    pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         match certificate_problem(error) {
             Some(problem) => Self::Certificate(problem),
             None => Self::Network(innermost(error)),

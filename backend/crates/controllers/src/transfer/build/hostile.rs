@@ -41,7 +41,7 @@ proptest! {
         let _ = replaced(&any);
         let condemned = abandoned(&transfer, &any, "uid");
         prop_assert_eq!(&condemned["spec"]["persistentVolumeReclaimPolicy"], "Delete");
-        let parts = PodParts { placement: Some(any), volume_affinity: None };
+        let parts = PodParts { placement: Some(any), ..PodParts::default() };
         if let Ok(job) = job(&transfer, &names, 1, &MoverSettings::of_image("i"), &parts) {
             prop_assert!(job.spec.is_some());
         }
@@ -53,7 +53,7 @@ fn a_placement_that_is_none_is_an_error() {
     let transfer = transfer("Restore", json!({}));
     let parts = PodParts {
         placement: Some(json!({"tolerations": [7]})),
-        volume_affinity: None,
+        ..PodParts::default()
     };
     let settings = MoverSettings::of_image("i");
     let error = job(&transfer, &Names::of(&transfer), 1, &settings, &parts).unwrap_err();

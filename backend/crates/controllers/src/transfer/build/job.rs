@@ -7,7 +7,7 @@ use holdfast_crd::names::{labels, reasons};
 use holdfast_crd::{Direction, VolumeTransfer};
 use holdfast_mover::{BackupJob, Job as MoverJob, MergeJob, RestoreJob, VerifyJob};
 use holdfast_seal::{KeyId, KeyRing};
-use holdfast_target::Connection;
+use holdfast_target::Address;
 use holdfast_target::layout::{Attempt, FileStem, ImageId, ImageRecord};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Names, owned};
+use super::{Names, owned, store};
 use crate::MoverSettings;
 use crate::failure::Failure;
 use crate::transfer::ROLE;
@@ -53,6 +53,8 @@ impl DatamoverTask {
     pub const TARGET_FILE: &'static str = "target.json";
     /// The volume, in the pod.
     pub const DEVICE: &'static str = "/dev/holdfast";
+    /// The folder of a target that is one, in the pod.
+    pub const STORE: &'static str = "/var/lib/holdfast/store";
 }
 
 /// A spec that does not make a job: which field, and why.
@@ -182,7 +184,7 @@ pub(in crate::transfer) fn secret(
     transfer: &VolumeTransfer,
     names: &Names,
     task: &DatamoverTask,
-    connection: &Connection,
+    address: &Address,
     keys: &KeyRing,
 ) -> Secret {
     let file = |name: &str, content: &Value| (name.to_owned(), ByteString(content.to_string().into_bytes()));
@@ -191,7 +193,7 @@ pub(in crate::transfer) fn secret(
         metadata: owned(transfer, names.job(task.attempt)),
         data: Some(BTreeMap::from([
             file(DatamoverTask::FILE, &told),
-            file(DatamoverTask::TARGET_FILE, &connection.expose_json()),
+            file(DatamoverTask::TARGET_FILE, &address.expose_json()),
             file(DatamoverTask::KEYS_FILE, &keys.expose_json()),
         ])),
         immutable: Some(true),
@@ -206,6 +208,8 @@ pub(in crate::transfer) struct PodParts {
     pub(in crate::transfer) placement: Option<Value>,
     /// Node affinity of the PersistentVolume that is backed up.
     pub(in crate::transfer) volume_affinity: Option<Value>,
+    /// Claim of a target that is a folder.
+    pub(in crate::transfer) store: Option<String>,
 }
 
 /// The Job of one attempt. One pod, never restarted, never replaced: another attempt is another Job.
@@ -290,6 +294,9 @@ fn pod_spec(
     if let Some(class) = &settings.priority_class_name {
         pod["priorityClassName"] = json!(class);
     }
+    if let Some(claim) = &parts.store {
+        store::mount(&mut pod, claim);
+    }
     place(&mut pod, settings, parts);
     pod
 }
@@ -297,13 +304,16 @@ fn pod_spec(
 /// Gives the pod its volume. A block device belongs to root and fsGroup does not reach it: uid 0, and nothing that makes
 /// root root.
 fn attach(pod: &mut Value, names: &Names) {
-    pod["securityContext"] = json!({
-        "runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"},
-    });
+    pod["securityContext"] = root();
     pod["containers"][0]["volumeDevices"] = json!([{"name": "volume", "devicePath": DatamoverTask::DEVICE}]);
     if let Some(volumes) = pod["volumes"].as_array_mut() {
         volumes.push(json!({"name": "volume", "persistentVolumeClaim": {"claimName": names.claim()}}));
     }
+}
+
+/// Uid 0 without its powers: every container drops all of them.
+pub(super) fn root() -> Value {
+    json!({"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}})
 }
 
 /// Rules of the installation, of the pod that will use the volume and of the volume itself, all of which must hold.
@@ -426,20 +436,47 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_mounted_beside_the_volume() {
+        let pod = pod(&PodParts {
+            store: Some("backups".to_owned()),
+            ..PodParts::default()
+        });
+        let mounts = &pod["spec"]["containers"][0]["volumeMounts"];
+        assert_eq!(
+            mounts[1],
+            json!({"name": "store", "mountPath": "/var/lib/holdfast/store"})
+        );
+        let volumes = &pod["spec"]["volumes"];
+        assert_eq!(volumes[2]["persistentVolumeClaim"]["claimName"], "backups");
+        assert_eq!(volumes.as_array().unwrap().len(), 3);
+        // A job without a volume works with the same files: the same user, and nobody changes their group.
+        let verify = transfer("Verify", json!({"chain": [], "scope": "quick"}));
+        let parts = PodParts {
+            store: Some("backups".to_owned()),
+            ..PodParts::default()
+        };
+        let pod = pod_of(&verify, &parts);
+        assert_eq!(
+            pod["spec"]["securityContext"],
+            json!({"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}})
+        );
+    }
+
+    #[test]
     fn rules_of_installation_and_application_add_up() {
         let placement = json!({"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "b", "operator": "Exists"}],
             "affinity": {"nodeAffinity": {"x": 1}}});
         let placed = place_only(&PodParts {
             placement: Some(placement),
-            volume_affinity: None,
+            ..PodParts::default()
         });
         assert_eq!(placed["nodeSelector"], json!({"pool": "backup", "disk": "fast"}));
         assert_eq!(placed["tolerations"].as_array().unwrap().len(), 2);
         assert_eq!(placed["affinity"]["nodeAffinity"]["x"], 1);
         let required = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": []}]}});
         let placed = place_only(&PodParts {
-            placement: None,
             volume_affinity: Some(required),
+            ..PodParts::default()
         });
         let term = &placed["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
         assert!(term["nodeSelectorTerms"].is_array());

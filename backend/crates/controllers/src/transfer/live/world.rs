@@ -209,7 +209,7 @@ impl World {
             mover,
             recovery: Vec::new(),
             limits: Limits::default(),
-            targets: TargetAccess::new(self.client.clone()),
+            targets: TargetAccess::new(self.client.clone(), &self.install),
             metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
             merging: Default::default(),
             streaks: Default::default(),
