@@ -436,33 +436,6 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_mounted_beside_the_volume() {
-        let pod = pod(&PodParts {
-            store: Some("backups".to_owned()),
-            ..PodParts::default()
-        });
-        let mounts = &pod["spec"]["containers"][0]["volumeMounts"];
-        assert_eq!(
-            mounts[1],
-            json!({"name": "store", "mountPath": "/var/lib/holdfast/store"})
-        );
-        let volumes = &pod["spec"]["volumes"];
-        assert_eq!(volumes[2]["persistentVolumeClaim"]["claimName"], "backups");
-        assert_eq!(volumes.as_array().unwrap().len(), 3);
-        // A job without a volume works with the same files: the same user, and nobody changes their group.
-        let verify = transfer("Verify", json!({"chain": [], "scope": "quick"}));
-        let parts = PodParts {
-            store: Some("backups".to_owned()),
-            ..PodParts::default()
-        };
-        let pod = pod_of(&verify, &parts);
-        assert_eq!(
-            pod["spec"]["securityContext"],
-            json!({"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}})
-        );
-    }
-
-    #[test]
     fn rules_of_installation_and_application_add_up() {
         let placement = json!({"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "b", "operator": "Exists"}],
             "affinity": {"nodeAffinity": {"x": 1}}});
