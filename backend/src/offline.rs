@@ -6,6 +6,7 @@ mod export;
 mod inspect;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use holdfast_repository::{chain, point};
 use holdfast_seal::{KeyId, KeyRing, PlanKey, RecoveryKey};
 use holdfast_target::layout::{BackupManifest, Location};
 use holdfast_target::{Connection, DirectoryTarget, S3Target, SecretKey, Target};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 /// Which target, and what opens it.
@@ -170,27 +172,23 @@ impl Shelf {
         let Some(found) = point::read(target, location).await? else {
             bail!("there is no point {location} on the target");
         };
-        let Location { cluster, plan, .. } = location;
+        let (Location { cluster, plan, .. }, now) = (location, Timestamp::now());
         let Some(identity) = &self.identity else {
             let mut manifest = found.open(None)?;
             for volume in &mut manifest.volumes {
-                volume.chain = chain::resolve(target, &volume.home, &volume.chain, None)
-                    .await?
-                    .chain;
+                volume.chain = chain::resolve(target, volume, None, now).await?.chain;
             }
             return Ok(Opened { manifest, ring: None });
         };
-        let mut ids: Vec<KeyId> = found.key().cloned().into_iter().collect();
-        for needs in found.needs() {
-            let file = chain::newest(target, &needs.home).await?.file;
-            ids.extend(file.iter().flat_map(|file| file.keys().into_iter().cloned()));
+        let mut ids: BTreeSet<KeyId> = found.key().cloned().into_iter().collect();
+        let own = keys::ring(target, cluster, plan, &ids, identity).await?;
+        let mut manifest = found.open(Some(&own))?;
+        for volume in &manifest.volumes {
+            ids.extend(chain::keys_to_resolve(target, volume, now).await?);
         }
         let ring = keys::ring(target, cluster, plan, &ids, identity).await?;
-        let mut manifest = found.open(Some(&ring))?;
         for volume in &mut manifest.volumes {
-            volume.chain = chain::resolve(target, &volume.home, &volume.chain, Some(&ring))
-                .await?
-                .chain;
+            volume.chain = chain::resolve(target, volume, Some(&ring), now).await?.chain;
         }
         Ok(Opened {
             manifest,

@@ -220,6 +220,18 @@ pub(crate) fn reason(reason: &str) -> Option<(&'static str, &'static str)> {
             "The target cannot be used",
             "Open the target: its Accepted condition says why.",
         ),
+        "ObjectLockMissing" => (
+            "The bucket cannot lock what is stored",
+            "Switch versions and object lock of the bucket on, or take objectLockingEnabled off the target.",
+        ),
+        "LockMismatch" => (
+            "The plan's lock does not fit the target",
+            "See the message: either the plan says for how long points are locked and the target locks, or neither.",
+        ),
+        "Locked" => (
+            "The data is locked",
+            "Nobody can delete it before the date in the message, not even the owner of the store.",
+        ),
         "SnapshotClassMissing" => (
             "No VolumeSnapshotClass fits the volume's driver",
             "Create one for the driver, or mark one of several as the default.",

@@ -129,6 +129,9 @@ pub struct BackupStatus {
     /// The target as resolved at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ObjectRef>,
+    /// Until when nobody can delete the point from the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<String>,
     /// When the run started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_timestamp: Option<String>,

@@ -32,7 +32,7 @@ pub use namespace::{BackupSummary, NamespaceProtection, ProtectionState};
 pub use page::{ListQuery, Page};
 pub use plan::{
     BackupConfig, BackupPlan, BackupPlanSpec, BackupPlanStatus, CreateBackupPlan, Encryption,
-    GroupVersionKind, ResourceSelector, ResourceSet, Verification,
+    GroupVersionKind, ObjectLock, ResourceSelector, ResourceSet, Verification,
 };
 pub use restore::{
     CreateRestore, ObjectCounts, Restore, RestorePhase, RestoreSource, RestoreSpec, RestoreStatus, SourceType,
@@ -40,7 +40,7 @@ pub use restore::{
 pub use server::ServerInfo;
 pub use session::{Session, SignIn, SignInMethod};
 pub use target::{
-    CreateTarget, DirectoryStatus, NfsCredentials, ObjectStoreCredentials, SslCertConfig, Target,
+    CreateTarget, DirectoryStatus, Immutability, NfsCredentials, ObjectStoreCredentials, SslCertConfig, Target,
     TargetClaim, TargetCredentials, TargetSpec, TargetStatus, TargetType, VENDORS,
 };
 pub use transfer::{

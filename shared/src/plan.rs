@@ -67,6 +67,24 @@ pub struct Encryption {
 pub struct BackupConfig {
     /// The target; it cannot be changed later.
     pub target: ObjectRef,
+    /// For how long points are locked, where the target locks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<ObjectLock>,
+    /// Most incrementals on a full backup where points are locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_incr_backups_per_full_backup: Option<u32>,
+}
+
+/// For how long points of a plan are locked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectLock {
+    /// Days after its completion for which a point stays locked, at least.
+    pub retention_days: u32,
+    /// Days for which incrementals are put on a full backup; 7 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_days: Option<u32>,
 }
 
 /// Selects objects by kind and name.

@@ -151,6 +151,9 @@ pub struct ObjectStoreCredentials {
     /// Certificate authority to trust beside the built-in ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssl_cert_config: Option<SslCertConfig>,
+    /// Lock what is stored for as long as plans say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub object_locking_enabled: bool,
 }
 
 /// Where a certificate authority is found.
@@ -182,6 +185,9 @@ pub struct TargetStatus {
     /// What was found in the folder of a target that is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<DirectoryStatus>,
+    /// What the store does against deletion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immutability: Option<Immutability>,
 }
 
 /// The store in a folder.
@@ -193,6 +199,23 @@ pub struct DirectoryStatus {
     pub store: String,
     /// Claim or export in which it was found.
     pub place: String,
+}
+
+/// What a store does against deletion.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Immutability {
+    /// What is overwritten or deleted is still there.
+    pub versioned: bool,
+    /// Versions can be locked.
+    pub object_lock: bool,
+    /// `Compliance` or `Governance`: how the bucket locks every new object by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_mode: Option<String>,
+    /// Days for which it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_retention_period: Option<u32>,
 }
 
 /// Body of `POST /api/v1/targets`.

@@ -42,9 +42,12 @@ fn print(out: &mut impl Write, report: &PlanReport) -> std::io::Result<()> {
         };
         let name = point.backup.as_deref().unwrap_or("-");
         let completed = point.completed.as_deref().unwrap_or("-");
+        let locked = point
+            .locked_until
+            .map_or_else(String::new, |until| format!(", locked until {until}"));
         writeln!(
             out,
-            "  point {}  {name}  {completed}  {state}, deleting it frees {}",
+            "  point {}  {name}  {completed}  {state}{locked}, deleting it frees {}",
             point.location,
             size(point.frees)
         )?;

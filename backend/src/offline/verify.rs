@@ -1,12 +1,13 @@
 //! `holdfast verify`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::bail;
 use holdfast_mover::{Progress, VerifyJob, VerifyReport, VerifyScope, verify};
-use holdfast_seal::KeyRing;
+use holdfast_repository::{chain, keys};
+use holdfast_seal::KeyId;
 use holdfast_target::Key;
 use holdfast_target::layout::{Digest, FileStem, ImageRecord, Location, VolumeHome};
 use serde::Serialize;
@@ -23,11 +24,10 @@ struct PointVerdict {
     problems: Vec<String>,
 }
 
-/// Images of a volume that some point needs, and what opens them.
+/// Images of a volume that some point needs.
 #[derive(Default)]
 struct Images {
     records: BTreeMap<FileStem, ImageRecord>,
-    ring: Option<Arc<KeyRing>>,
 }
 
 pub(super) async fn run(
@@ -112,8 +112,6 @@ fn note(opened: &Opened, volumes: &mut BTreeMap<VolumeHome, Images>) -> Vec<(Vol
     let mut used = Vec::new();
     for volume in &opened.manifest.volumes {
         let images = volumes.entry(volume.home.clone()).or_default();
-        // Every point opens the whole chain file, so each ring has the keys of all images of the volume.
-        images.ring.clone_from(&opened.ring);
         for record in &volume.chain {
             let Some(files) = record.stem() else { continue };
             used.push((volume.home.clone(), files.clone()));
@@ -158,7 +156,13 @@ async fn check_images(
             false => VerifyScope::Quick,
         },
     };
-    let keys = images.ring.unwrap_or_default();
+    let keys = match &shelf.identity {
+        Some(identity) => {
+            let ids: BTreeSet<KeyId> = job.images.iter().flat_map(chain::keys_of).collect();
+            Arc::new(keys::ring(&*shelf.target, &home.cluster, &home.plan, &ids, identity).await?)
+        }
+        None => Arc::default(),
+    };
     let progress = Arc::new(Progress::new());
     Ok(verify(shelf.target.clone(), &job, keys, progress, stop.clone()).await?)
 }

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use holdfast_core::schema::{MAX_UNKNOWN, check_fields};
 use holdfast_core::spec::{self, Place};
+use holdfast_crd::backup_plan::BackupConfig;
 use holdfast_crd::{
     BackupPlanSpec, BackupSpec, ObjectRef, Requester, RestoreSpec, Target, TargetSpec, generate,
 };
@@ -74,6 +75,34 @@ impl From<kube::Error> for Refusal {
     }
 }
 
+/// What a person who deletes a Backup with its data is told, where that is locked.
+fn lock_warning(request: &Request) -> Option<String> {
+    if request.operation != Operation::Delete || request.kind.kind != "Backup" {
+        return None;
+    }
+    let backup = &request.old_object.as_ref()?.data;
+    let until = backup.pointer("/status/lockedUntil")?.as_str()?;
+    let goes = backup.pointer("/spec/deletionPolicy")? == "Delete";
+    let locked = until
+        .parse::<jiff::Timestamp>()
+        .is_ok_and(|until| until > jiff::Timestamp::now());
+    (goes && locked)
+        .then(|| format!("the data is locked until {until}; it is removed from the target then, not now"))
+}
+
+/// What a plan says of locks fits its target.
+fn check_locks(config: &BackupConfig, target: &Target) -> Result<(), Refusal> {
+    let bucket = target.spec.object_store_credentials.as_ref();
+    let locks = bucket.is_some_and(|bucket| bucket.object_locking_enabled);
+    let found = target
+        .status
+        .as_ref()
+        .and_then(|status| status.immutability.as_ref());
+    let default = found.and_then(|found| found.default_retention_period);
+    let retention = config.object_lock.as_ref().map(|lock| lock.retention_days);
+    spec::lock_contradiction(locks, default, retention).map_or(Ok(()), |why| Err(Refusal::invalid(why)))
+}
+
 /// Decides with the operator's own client.
 pub(crate) struct Reviewer {
     client: Client,
@@ -108,7 +137,8 @@ impl Reviewer {
 
     /// Accepts or refuses.
     pub(crate) async fn validate(&self, request: &Request) -> AdmissionResponse {
-        let response = AdmissionResponse::from(request);
+        let mut response = AdmissionResponse::from(request);
+        response.warnings = lock_warning(request).map(|warning| vec![warning]);
         let verdict = match request.operation {
             Operation::Create | Operation::Update => self.check_write(request).await,
             Operation::Delete => self.check_delete(request).await,
@@ -174,7 +204,9 @@ impl Reviewer {
                 if let Some(old) = old {
                     change::plan(&decode(old)?, &new, namespace)?;
                 }
-                self.check_target_use(&new.backup_config.target, namespace).await
+                let config = &new.backup_config;
+                let target = self.check_target_use(&config.target, namespace).await?;
+                target.map_or(Ok(()), |target| check_locks(config, &target))
             }
             "Backup" => {
                 let new: BackupSpec = decode(spec)?;
@@ -211,14 +243,18 @@ impl Reviewer {
     }
 
     /// A target that is there must let the namespace use it; one that is not there may come later.
-    async fn check_target_use(&self, reference: &ObjectRef, namespace: &str) -> Result<(), Refusal> {
+    async fn check_target_use(
+        &self,
+        reference: &ObjectRef,
+        namespace: &str,
+    ) -> Result<Option<Target>, Refusal> {
         let home = reference.namespace.as_deref().unwrap_or(namespace);
         let api: Api<Target> = Api::namespaced(self.client.clone(), home);
         let Some(target) = api.get_opt(&reference.name).await? else {
-            return Ok(());
+            return Ok(None);
         };
         if spec::target_allows(home, &target.spec.allowed_namespaces, namespace) {
-            return Ok(());
+            return Ok(Some(target));
         }
         Err(Refusal::forbidden(format!(
             "the Target {home}/{} may not be used from namespace {namespace}; add {namespace} to its \

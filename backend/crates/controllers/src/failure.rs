@@ -65,7 +65,8 @@ impl From<TargetError> for Failure {
             ErrorKind::Full => reasons::TARGET_FULL,
             ErrorKind::NotFound => reasons::NOT_FOUND,
             ErrorKind::Changed | ErrorKind::TooLarge => reasons::DAMAGED,
-            ErrorKind::Exists | ErrorKind::Locked => reasons::CONFLICT,
+            ErrorKind::Exists => reasons::CONFLICT,
+            ErrorKind::Locked => reasons::LOCKED,
             ErrorKind::Invalid => reasons::INVALID_SPEC,
             ErrorKind::Other | ErrorKind::Protocol | ErrorKind::Unsupported => reasons::TARGET_ERROR,
         };
@@ -83,6 +84,9 @@ impl From<RepositoryError> for Failure {
             RepositoryError::Target(error) => return error.clone().into(),
             error if error.is_key() => reasons::KEY_MISSING,
             error if error.is_damage() => reasons::DAMAGED,
+            RepositoryError::NoVersion { .. } | RepositoryError::NotLocked { .. } => {
+                reasons::OBJECT_LOCK_MISSING
+            }
             RepositoryError::Broken { .. } | RepositoryError::Rivals { .. } => reasons::CONFLICT,
             RepositoryError::TooLarge { .. } => reasons::CAPTURE_INCOMPLETE,
             RepositoryError::Document(_) | RepositoryError::TooMany { .. } => reasons::TARGET_ERROR,

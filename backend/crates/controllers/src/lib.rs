@@ -11,6 +11,7 @@ mod context;
 mod depot;
 mod encryption;
 pub mod failure;
+mod locks;
 mod metrics;
 mod mounting;
 mod operator;

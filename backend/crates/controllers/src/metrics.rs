@@ -20,6 +20,7 @@ pub struct Metrics {
     stored: IntCounter,
     last_success: IntGaugeVec,
     deletions: IntGauge,
+    locked: IntGauge,
 }
 
 impl Metrics {
@@ -76,6 +77,10 @@ impl Metrics {
                 "holdfast_deletions_pending",
                 "Points that were asked to be removed from their targets and are still there",
             )?,
+            locked: IntGauge::new(
+                "holdfast_deletions_locked",
+                "Points that were asked to be removed and are locked until later",
+            )?,
             bytes: counter(
                 "holdfast_transfer_bytes_total",
                 "Bytes moved to or from targets",
@@ -92,6 +97,7 @@ impl Metrics {
         registry.register(Box::new(metrics.stored.clone()))?;
         registry.register(Box::new(metrics.last_success.clone()))?;
         registry.register(Box::new(metrics.deletions.clone()))?;
+        registry.register(Box::new(metrics.locked.clone()))?;
         Ok(metrics)
     }
 
@@ -131,6 +137,11 @@ impl Metrics {
     /// So many deletions on targets are still to be done.
     pub(crate) fn deletions_pending(&self, count: usize) {
         self.deletions.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// So many deletions wait for the end of a lock.
+    pub(crate) fn deletions_locked(&self, count: usize) {
+        self.locked.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A transfer ended in `stage` and had moved `bytes` to or from its target.

@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt};
 use crate::Context;
 use crate::contain::contained;
 use crate::failure::Failure;
-use crate::{encryption, spec_check};
+use crate::{encryption, locks, spec_check};
 
 /// Kind, for logs and metrics.
 const KIND: &str = "BackupPlan";
@@ -141,6 +141,7 @@ async fn look(plan: &BackupPlan, ctx: &Context) -> Result<(), Failure> {
 async fn check(ctx: &Context, plan: &BackupPlan) -> Result<Option<String>, Failure> {
     let target = usable_target(ctx, plan).await?;
     let store = ctx.targets.open(&target).await?;
+    locks::terms(plan, &target, &*store).await?;
     encryption::follow(ctx, plan, &*store).await
 }
 

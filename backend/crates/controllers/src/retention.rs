@@ -3,6 +3,8 @@
 //! Lazily: when that frees a quarter of what it moves, or when the chain is almost as long as it may get. A point keeps its
 //! image's id, so nothing of it is written anew; the files of before wait for the sweeper. A mover does the work; a merge
 //! that it does not finish leaves files that no chain names, which the sweeper takes for what they are.
+//!
+//! Where objects are locked nothing is merged: a chain ends by rule there, and goes as a whole when its lock has ended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use holdfast_k8s::{create_or_get, hashed, is_true};
 use holdfast_mover::{MergeJob, MoverError};
 use holdfast_repository::chain::{self, Chain, ChainFile, Sealing};
 use holdfast_repository::sweep::Survey;
-use holdfast_repository::{RepositoryError, point};
+use holdfast_repository::{RepositoryError, lock, point};
 use holdfast_seal::{KeyId, KeyRing, NameError};
 use holdfast_target::Target as Store;
 use holdfast_target::layout::{FileStem, ImageId, ImageRecord, VolumeHome};
@@ -27,7 +29,7 @@ use tokio::sync::Notify;
 
 use crate::failure::Failure;
 use crate::upkeep::{self, Work};
-use crate::{Context, encryption, sweep, verification};
+use crate::{Context, encryption, locks, sweep, verification};
 
 /// Time between looks for what can be merged.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -102,6 +104,9 @@ async fn merge_plan(ctx: &Context, plan: &BackupPlan) -> Result<(), Failure> {
         return Ok(());
     }
     let store = ctx.targets.open(&target).await?;
+    if !locks::merges(&target, &store.immutability().await?) {
+        return Ok(());
+    }
     let (cluster, id) = (sweep::own_cluster(ctx)?, sweep::uid_of(plan)?);
     let points = point::points(&*store, &cluster, &id).await?;
     let survey = Survey::read(&*store, &points).await?;
@@ -167,6 +172,10 @@ impl Volume<'_> {
         length: usize,
         ring: Option<Arc<KeyRing>>,
     ) -> Result<(), Failure> {
+        // Locked while the target was another: as long as that lasts, points are read as they were committed.
+        if lock::any_locked(&**self.store, self.home, run, Timestamp::now()).await? {
+            return Ok(());
+        }
         let newest = &run[0].id;
         let key: Option<KeyId> = match &ring {
             Some(_) => Some(newest.backup.as_str().parse().map_err(internal)?),

@@ -18,8 +18,8 @@ use futures::{FutureExt, StreamExt};
 use holdfast_crd::names::{conditions, labels, reasons};
 use holdfast_crd::{Backup, BackupPlan, Direction, Restore, Target, VolumeTransfer};
 use holdfast_k8s::is_true;
-use holdfast_repository::point;
 use holdfast_repository::sweep::{self, AtWork};
+use holdfast_repository::{lock, point};
 use holdfast_target::Target as Store;
 use holdfast_target::layout::{ImageId, Location, Uid, VolumeHome};
 use jiff::Timestamp;
@@ -98,23 +98,44 @@ async fn bury_all(ctx: &Context, round: usize) -> bool {
         graves.rotate_left(first);
         bury_of_target(ctx, graves).boxed()
     });
-    let left: usize = turns::all(jobs.collect()).await.into_iter().sum();
+    let counts = turns::all(jobs.collect()).await;
+    let left: usize = counts.iter().map(|(left, _)| left).sum();
     ctx.metrics.deletions_pending(left);
+    ctx.metrics
+        .deletions_locked(counts.iter().map(|(_, locked)| locked).sum());
     left > 0
 }
 
-/// Works on the tombstones of one target until its turn is over; returns how many are left.
-async fn bury_of_target(ctx: &Context, graves: Vec<(ConfigMap, Tombstone)>) -> usize {
+/// Works on the tombstones of one target until its turn is over; returns how many are left to be tried soon, and how many
+/// wait for the end of a lock.
+async fn bury_of_target(ctx: &Context, graves: Vec<(ConfigMap, Tombstone)>) -> (usize, usize) {
     let turn = Turn::begin();
-    let mut left = 0;
+    let (mut left, mut locked) = (0, 0);
     for (map, tombstone) in &graves {
         if turn.is_over() {
             left += 1;
             tracing::warn!(location = %tombstone.location, "its target takes too long, so it waits for the next turn");
             continue;
         }
+        // Asking the store every half minute for what it does not do for months helps nobody.
+        if tombstone
+            .locked_until
+            .is_some_and(|until| until > Timestamp::now())
+        {
+            locked += 1;
+            continue;
+        }
         match turn.spend(bury(ctx, tombstone)).await {
-            Ok(()) => {
+            Ok(Some(until)) => {
+                locked += 1;
+                let text = tombstone.waits(until);
+                tracing::info!(backup = tombstone.backup, "{text}");
+                ctx.events.normal(map, reasons::LOCKED, &text).await;
+                if let Err(error) = tombstone.postpone(ctx, until).await {
+                    tracing::warn!(%error, "tombstone not postponed");
+                }
+            }
+            Ok(None) => {
                 tracing::info!(location = %tombstone.location, "point removed from its target");
                 ctx.merging.ask();
                 if let Err(error) = tombstone.remove(ctx).await {
@@ -136,11 +157,11 @@ async fn bury_of_target(ctx: &Context, graves: Vec<(ConfigMap, Tombstone)>) -> u
             }
         }
     }
-    left
+    (left, locked)
 }
 
-/// Removes a point and the images that only it needed.
-async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<(), Failure> {
+/// Removes a point and the images that only it needed; or says until when it is locked.
+async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<Option<Timestamp>, Failure> {
     let resource = ctx
         .targets
         .resource(&tombstone.target, &ctx.install_namespace)
@@ -153,6 +174,10 @@ async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<(), Failure> {
             "the point is of another cluster",
         ));
     }
+    let held = lock::held_until(&*store, location, Timestamp::now()).await?;
+    if held.is_some() {
+        return Ok(held);
+    }
     let users = Users::of(ctx, &location.plan).await?;
     if let Some(user) = users.at_work {
         return Err(wait_for(&user));
@@ -160,7 +185,7 @@ async fn bury(ctx: &Context, tombstone: &Tombstone) -> Result<(), Failure> {
     point::erase(&*store, location).await?;
     sweep_plan(ctx, &*store, &location.cluster, &location.plan)
         .await
-        .map(|_| ())
+        .map(|_| None)
 }
 
 /// Looks for leftovers on every target that can be used.
@@ -226,7 +251,21 @@ async fn sweep_plan(ctx: &Context, store: &dyn Store, cluster: &Uid, plan: &Uid)
         plan_lives: users.plan_lives,
     };
     let grace = ctx.limits.removal_grace();
-    Ok(sweep::sweep(store, &look, &at_work, grace, Timestamp::now()).await?)
+    let gone = sweep::sweep(store, &look, &at_work, grace, Timestamp::now()).await?;
+    complete_locks(store, cluster, plan).await?;
+    Ok(gone)
+}
+
+/// Locks commit objects whose writer died before he could, and says which points claim a lock that they do not have.
+async fn complete_locks(store: &dyn Store, cluster: &Uid, plan: &Uid) -> Result<(), Failure> {
+    let done = lock::complete_all(store, cluster, plan, Timestamp::now()).await?;
+    for location in &done.locked {
+        tracing::info!(%location, "locked the commit object of a point whose run was cut off");
+    }
+    for location in &done.doubtful {
+        tracing::warn!(%location, "the point says that it is locked, and is not: it was not stored by this program so");
+    }
+    Ok(())
 }
 
 pub(crate) fn own_cluster(ctx: &Context) -> Result<Uid, Failure> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use holdfast_crd::names::{conditions, labels, reasons};
 use holdfast_crd::target::DirectoryStatus;
-use holdfast_crd::{Target, TargetStatus};
+use holdfast_crd::{Immutability, Target, TargetStatus};
 use holdfast_k8s::{condition, set_condition, update_status};
 use holdfast_target::{StoreId, Target as Store};
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ use crate::Context;
 use crate::contain::contained;
 use crate::depot::{self, Folder};
 use crate::failure::Failure;
-use crate::spec_check;
+use crate::{locks, spec_check};
 
 /// Kind, for logs and metrics.
 const KIND: &str = "Target";
@@ -235,14 +235,19 @@ impl Machine {
         Ok(written.unwrap_or(current))
     }
 
-    /// Probes and counts the points; `None` where they were not counted in time.
-    async fn probe(&self, target: &Target, store: &dyn Store) -> Result<Option<u64>, Failure> {
+    /// Probes, looks what the store does against deletion, and counts the points.
+    async fn probe(&self, target: &Target, store: &dyn Store) -> Result<Found, Failure> {
         spec_check::check_spec(&self.ctx, target).await?;
         store.probe().await?;
-        count(store, COUNTING).await
+        let immutability = store.immutability().await?;
+        locks::check_target(target, &immutability)?;
+        Ok(Found {
+            points: count(store, COUNTING).await?,
+            immutability: locks::status_of(&immutability),
+        })
     }
 
-    async fn report(&self, target: &Target, found: &Result<Option<u64>, Failure>) -> Result<(), Failure> {
+    async fn report(&self, target: &Target, found: &Result<Found, Failure>) -> Result<(), Failure> {
         let api: Api<Target> = self.ctx.namespaced(&target.namespace().unwrap_or_default());
         let Some(current) = api.get_opt(&target.name_any()).await? else {
             return Ok(());
@@ -255,8 +260,8 @@ impl Machine {
         update_status(&api, &current, &old, &new).await?;
         if changed {
             match found {
-                Ok(points) => {
-                    let note = format!("{USABLE}; {}", counted(*points));
+                Ok(found) => {
+                    let note = format!("{USABLE}; {}", counted(found.points));
                     self.ctx.events.normal(target, reasons::VALID, &note).await;
                 }
                 Err(failure) => {
@@ -273,6 +278,13 @@ impl Machine {
     fn probed(&self) -> std::sync::MutexGuard<'_, HashMap<String, Probed>> {
         self.probed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a probe found out.
+struct Found {
+    /// How many points there are, where they were counted in time.
+    points: Option<u64>,
+    immutability: Immutability,
 }
 
 /// What a target is that passed its probe.
@@ -292,17 +304,16 @@ fn counted(points: Option<u64>) -> String {
     }
 }
 
-fn next_status(
-    old: &TargetStatus,
-    generation: Option<i64>,
-    found: &Result<Option<u64>, Failure>,
-) -> TargetStatus {
+fn next_status(old: &TargetStatus, generation: Option<i64>, found: &Result<Found, Failure>) -> TargetStatus {
     let mut new = old.clone();
     new.observed_generation = generation;
     new.last_probe_timestamp = Some(Time(Timestamp::now()));
-    let (good, reason, message) = match found {
+    if let Ok(found) = found {
+        new.immutability = Some(found.immutability.clone());
+    }
+    let (good, reason, message) = match found.as_ref().map(|found| found.points) {
         Ok(Some(points)) => {
-            new.points = Some(*points);
+            new.points = Some(points);
             (true, reasons::VALID, USABLE.to_owned())
         }
         // What was counted last stays, and it is said that it is old.
@@ -361,9 +372,17 @@ mod tests {
         assert_eq!(probed.due_in(Some(1), None), Duration::ZERO);
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "as the probe gives it")]
+    fn found(points: Option<u64>) -> Result<Found, Failure> {
+        Ok(Found {
+            points,
+            immutability: Immutability::default(),
+        })
+    }
+
     #[test]
     fn the_conditions_say_what_the_probe_found() {
-        let good = next_status(&TargetStatus::default(), Some(3), &Ok(Some(7)));
+        let good = next_status(&TargetStatus::default(), Some(3), &found(Some(7)));
         assert!(
             is_true(&good.conditions, conditions::ACCEPTED)
                 && is_true(&good.conditions, conditions::COMPLETE)
@@ -382,7 +401,7 @@ mod tests {
             reasons::BUCKET_MISSING
         );
         assert_eq!(bad.points, Some(7), "what was counted last stays known");
-        let old = next_status(&good, Some(3), &Ok(None));
+        let old = next_status(&good, Some(3), &found(None));
         let accepted = condition(&old.conditions, conditions::ACCEPTED).unwrap();
         assert_eq!((old.points, accepted.status.as_str()), (Some(7), "True"));
         assert!(

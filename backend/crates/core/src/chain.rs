@@ -89,6 +89,17 @@ pub enum FullReason {
         /// File.
         file: String,
     },
+    /// The target locks what is stored, and the chain is as long as the plan lets it get there.
+    #[error(
+        "the chain has {0} incrementals, the most that the plan puts on a full backup where objects are locked"
+    )]
+    Planned(usize),
+    /// The target locks what is stored, and the chain's lock ends too early.
+    #[error("the chain is locked until {0}, which is sooner than a point of now has to be")]
+    LockEnds(String),
+    /// The target locks what is stored, and the chain is from before it did.
+    #[error("the chain is not locked")]
+    NotLocked,
     /// Asking the target for the chain failed in a way that does not stop a full.
     #[error("the chain cannot be read: {0}")]
     Unreadable(String),

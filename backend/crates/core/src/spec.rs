@@ -19,6 +19,7 @@ pub struct Place<'a> {
 pub fn contradictions(kind: &str, spec: &Value, place: Place<'_>) -> Vec<String> {
     match kind {
         "Target" => target(spec, place),
+        "BackupPlan" => plan(spec),
         "Backup" => own_namespace(spec, "/backupPlan", "spec.backupPlan.namespace", place),
         "Restore" => restore(spec, place),
         _ => Vec::new(),
@@ -36,6 +37,48 @@ const BLOCKS: [(&str, &str); 3] = [
     ("NFS", "nfsCredentials"),
     ("PersistentVolumeClaim", "persistentVolumeClaim"),
 ];
+/// Why a plan that locks its points for `retention_days`, or does not, cannot use a target: `locks` says whether that locks
+/// what is stored, `default_days` for how long its bucket locks everything by itself.
+pub fn lock_contradiction(
+    locks: bool,
+    default_days: Option<u32>,
+    retention_days: Option<u32>,
+) -> Option<String> {
+    match (locks, default_days, retention_days) {
+        (true, _, None) => Some(
+            "the Target locks what is stored (objectLockingEnabled), so the plan must say for how long: set \
+             spec.backupConfig.objectLock.retentionDays"
+                .to_owned(),
+        ),
+        (false, _, Some(_)) => Some(
+            "spec.backupConfig.objectLock asks for locks, but the Target does not lock what is stored: set its \
+             spec.objectStoreCredentials.objectLockingEnabled, or remove the field"
+                .to_owned(),
+        ),
+        (false, Some(days), None) => Some(format!(
+            "the bucket of the Target locks every object for {days} days, so nothing of the plan can be deleted before: set \
+             objectLockingEnabled on the Target and spec.backupConfig.objectLock.retentionDays to {days} or more, or \
+             take the default retention off the bucket"
+        )),
+        (true, Some(days), Some(wanted)) if days > wanted => Some(format!(
+            "spec.backupConfig.objectLock.retentionDays is {wanted}, but the bucket locks every object for {days} days: \
+             give at least {days}, or shorten the bucket's default retention"
+        )),
+        _ => None,
+    }
+}
+
+fn plan(spec: &Value) -> Vec<String> {
+    let of = |field: &str| spec.pointer(&format!("/backupConfig/{field}")).is_some();
+    match of("maxIncrBackupsPerFullBackup") && !of("objectLock") {
+        true => vec![
+            "spec.backupConfig.maxIncrBackupsPerFullBackup: only chains of locked points are ended by a number; \
+             set spec.backupConfig.objectLock, or remove the field"
+                .to_owned(),
+        ],
+        false => Vec::new(),
+    }
+}
 
 fn target(spec: &Value, place: Place<'_>) -> Vec<String> {
     let mut found = Vec::new();
@@ -386,5 +429,40 @@ mod tests {
         assert!(target_allows("home", &allowed, "app"));
         assert!(!target_allows("home", &allowed, "other"));
         assert!(target_allows("home", &["*".to_owned()], "other"));
+    }
+
+    #[test]
+    fn a_number_of_incrementals_is_for_locked_points() {
+        let plan = |config: Value| fields("BackupPlan", &json!({ "backupConfig": config }), APP);
+        let lock = json!({"retentionDays": 3});
+        assert!(plan(json!({"objectLock": lock, "maxIncrBackupsPerFullBackup": 3})).is_empty());
+        assert!(plan(json!({"objectLock": lock})).is_empty());
+        assert_eq!(
+            plan(json!({"maxIncrBackupsPerFullBackup": 3})),
+            ["spec.backupConfig.maxIncrBackupsPerFullBackup"]
+        );
+    }
+
+    #[test]
+    fn a_plan_and_its_target_agree_about_locks() {
+        for (locks, default, retention) in [
+            (false, None, None),
+            (true, None, Some(1)),
+            (true, Some(7), Some(7)),
+            (true, Some(7), Some(30)),
+        ] {
+            assert_eq!(lock_contradiction(locks, default, retention), None);
+        }
+        for (locks, default, retention, says) in [
+            (true, None, None, "must say for how long"),
+            (true, Some(7), None, "must say for how long"),
+            (false, None, Some(30), "does not lock"),
+            (false, Some(7), Some(30), "does not lock"),
+            (false, Some(7), None, "7 days"),
+            (true, Some(30), Some(7), "at least 30"),
+        ] {
+            let why = lock_contradiction(locks, default, retention).unwrap();
+            assert!(why.contains(says), "{why}");
+        }
     }
 }

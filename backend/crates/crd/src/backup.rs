@@ -44,6 +44,12 @@ use crate::verification::VerifiedVolume;
         json_path = ".status.conditions[?(@.type=='Verified')].status"
     ),
     printcolumn(name = "Stored", type_ = "integer", json_path = ".status.size"),
+    printcolumn(
+        name = "Locked until",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.lockedUntil"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -132,6 +138,12 @@ pub struct BackupStatus {
     /// The target as resolved at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ObjectRef>,
+    /// How the run locks what it stores, as the plan said at the start; absent where the target locks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_terms: Option<LockTerms>,
+    /// Until when nobody can delete the point from the target. Set once the point is committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Time>,
     /// UID of the plan as resolved at the start: the chain's home on the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan_uid: Option<String>,
@@ -174,6 +186,18 @@ pub struct BackupStatus {
     pub verification: Vec<VerifiedVolume>,
 }
 
+/// How a run locks what it stores.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LockTerms {
+    /// Days for which a point stays locked, at least.
+    pub retention_days: u32,
+    /// Days for which incrementals are put on a full backup.
+    pub chain_days: u32,
+    /// Most incrementals on a full backup.
+    pub incrementals: u32,
+}
+
 /// An object on the target that a status refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -182,6 +206,9 @@ pub struct StoredFile {
     pub key: String,
     /// Size in bytes as stored.
     pub size: u64,
+    /// Version that the store gave it, where it has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// BLAKE3 of the stored bytes, hexadecimal.
     pub blake3: String,
 }

@@ -69,6 +69,32 @@ pub struct BackupPlanSpec {
 pub struct BackupConfig {
     /// The target; it cannot be changed later, a chain lives on one target.
     pub target: ObjectRef,
+    /// For how long points are locked. Needed on a target with `objectLockingEnabled`, refused on others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<ObjectLock>,
+    /// Most incrementals on a full backup where points are locked, since chains are not merged there; what chains may
+    /// have at most when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 49))]
+    pub max_incr_backups_per_full_backup: Option<u32>,
+}
+
+/// For how long points of a plan are locked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectLock {
+    /// Days after its completion for which a point stays locked, at least.
+    #[schemars(range(min = 1, max = 36500))]
+    pub retention_days: u32,
+    /// Days for which incrementals are put on a full backup; the first backup after them is full. All of a chain is
+    /// locked until the retention of its last possible incremental ends, so a longer chain is locked for longer.
+    #[serde(default = "a_week")]
+    #[schemars(range(min = 1, max = 365))]
+    pub chain_days: u32,
+}
+
+fn a_week() -> u32 {
+    7
 }
 
 /// What the operator knows about a plan.

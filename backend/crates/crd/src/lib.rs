@@ -20,12 +20,12 @@ pub mod target;
 pub mod transfer;
 pub mod verification;
 
-pub use backup::{Backup, BackupKind, BackupPhase, BackupSpec, BackupStatus, DeletionPolicy};
-pub use backup_plan::{BackupPlan, BackupPlanSpec, BackupPlanStatus};
+pub use backup::{Backup, BackupKind, BackupPhase, BackupSpec, BackupStatus, DeletionPolicy, LockTerms};
+pub use backup_plan::{BackupPlan, BackupPlanSpec, BackupPlanStatus, ObjectLock};
 pub use common::{Encryption, GroupVersionKind, ObjectRef, Requester, ResourceSelector, ResourceSet};
 pub use restore::{Restore, RestorePhase, RestoreSource, RestoreSpec, RestoreStatus, SourceType};
 pub use status::{PhaseRecord, PhaseState, Problem, VolumeProgress};
-pub use target::{Target, TargetSpec, TargetStatus};
+pub use target::{Immutability, Target, TargetSpec, TargetStatus};
 pub use transfer::{
     Direction, TransferEncryption, TransferStage, VolumeTransfer, VolumeTransferSpec, VolumeTransferStatus,
 };

@@ -101,6 +101,12 @@ pub mod reasons {
     pub const DEPOT_NOT_READY: &str = "DepotNotReady";
     /// The target of a run is not Accepted.
     pub const TARGET_NOT_READY: &str = "TargetNotReady";
+    /// The Target is to lock what is stored, and its bucket cannot.
+    pub const OBJECT_LOCK_MISSING: &str = "ObjectLockMissing";
+    /// What the plan says of locks contradicts its target.
+    pub const LOCK_MISMATCH: &str = "LockMismatch";
+    /// The data is locked: nobody can delete it before the date in the message.
+    pub const LOCKED: &str = "Locked";
     /// No VolumeSnapshotClass for the driver, or several without a default.
     pub const SNAPSHOT_CLASS_MISSING: &str = "SnapshotClassMissing";
     /// A claim cannot be read: not bound, no CSI driver, no snapshots.

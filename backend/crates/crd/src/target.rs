@@ -137,6 +137,10 @@ pub struct ObjectStoreCredentials {
     /// Certificate authority to trust beside the built-in ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssl_cert_config: Option<SslCertConfig>,
+    /// Lock what is stored, in compliance mode, for as long as plans say: nobody can delete it before, not even the owner
+    /// of the store. The bucket must have object lock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub object_locking_enabled: bool,
 }
 
 /// A folder of an NFS server. NFS knows no passwords: whoever may mount it, may read it.
@@ -195,6 +199,9 @@ pub struct TargetStatus {
     /// written to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<DirectoryStatus>,
+    /// What the store does against deletion, as it is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immutability: Option<Immutability>,
 }
 
 /// The store in a folder.
@@ -207,4 +214,20 @@ pub struct DirectoryStatus {
     /// Claim or export in which it was found. Another one is looked at anew.
     #[schemars(length(max = 1400))]
     pub place: String,
+}
+
+/// What a store does against deletion.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Immutability {
+    /// Names may stand for several versions: what is overwritten or deleted is still there.
+    pub versioned: bool,
+    /// Versions can be locked.
+    pub object_lock: bool,
+    /// `Compliance` or `Governance`: how the bucket locks every new object by itself; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_mode: Option<String>,
+    /// Days for which it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_retention_period: Option<u32>,
 }

@@ -11,7 +11,7 @@ use holdfast_core::chain::needed;
 use holdfast_seal::{KeyId, KeyRing, open_document, seal_document};
 use holdfast_target::layout::{
     DocumentError, FORMAT_VERSION, Generation, ImageId, ImageRecord, MAX_CHAIN, ObjectRecord, VolumeHome,
-    check_chain, check_size as check_image_size, parse_document, print_document,
+    VolumeRecord, check_chain, check_size as check_image_size, parse_document, print_document,
 };
 use holdfast_target::{Creation, ETag, ErrorKind, Target, Version, list_all};
 use jiff::Timestamp;
@@ -125,7 +125,8 @@ fn files_of(record: &ImageRecord) -> Vec<StoredFile> {
     objects.map(file).collect()
 }
 
-fn keys_of(record: &ImageRecord) -> BTreeSet<KeyId> {
+/// Data keys that the objects of an image are sealed under.
+pub fn keys_of(record: &ImageRecord) -> BTreeSet<KeyId> {
     let objects = record
         .shards
         .iter()
@@ -609,17 +610,40 @@ pub struct Resolved {
     pub chain: Vec<ImageRecord>,
 }
 
-/// The chain that stands for a point's image now. `recorded` is what its commit object named, newest first: where no chain
-/// file that reads names the image, that counts.
+/// Data keys that [`resolve`] and whoever reads what it finds need.
+///
+/// # Errors
+/// Those of [`newest`].
+pub async fn keys_to_resolve(
+    target: &dyn Target,
+    volume: &VolumeRecord,
+    now: Timestamp,
+) -> Result<BTreeSet<KeyId>, RepositoryError> {
+    if volume.is_locked(now) {
+        return Ok(volume.chain.iter().flat_map(keys_of).collect());
+    }
+    let file = newest(target, &volume.home).await?.file;
+    Ok(file.iter().flat_map(ChainFile::keys).cloned().collect())
+}
+
+/// The chain that stands for a volume of a point now. What its commit object named counts where no chain file that reads
+/// names its image; and as long as that is locked: it was not merged then, and a chain file that says so is forged.
 ///
 /// # Errors
 /// Those of [`ChainFile::records_of`] and of the store.
 pub async fn resolve(
     target: &dyn Target,
-    home: &VolumeHome,
-    recorded: &[ImageRecord],
+    volume: &VolumeRecord,
     keys: Option<&KeyRing>,
+    now: Timestamp,
 ) -> Result<Resolved, RepositoryError> {
+    let (home, recorded) = (&volume.home, &volume.chain);
+    if volume.is_locked(now) {
+        return Ok(Resolved {
+            generation: None,
+            chain: recorded.clone(),
+        });
+    }
     let chain = newest(target, home).await?;
     let head = recorded.first().map(|record| &record.id);
     if let (Some(file), Some(head)) = (&chain.file, head)

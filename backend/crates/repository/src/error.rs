@@ -1,8 +1,9 @@
 //! Why a repository cannot be read or changed.
 
 use holdfast_seal::{KeyId, OpenError, UnwrapError, WrapError};
-use holdfast_target::layout::{DocumentError, ImageId, VolumeHome};
-use holdfast_target::{ErrorKind, TargetError};
+use holdfast_target::layout::{DocumentError, ImageId, Location, VolumeHome};
+use holdfast_target::{ErrorKind, Key, TargetError};
+use jiff::Timestamp;
 
 /// A call that failed: what, where, why, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,22 @@ pub enum RepositoryError {
         image: ImageId,
         /// Its volume.
         home: VolumeHome,
+    },
+    /// An object cannot be locked.
+    #[error("{key} has no version, so it cannot be locked: switch versions and object lock of the bucket on")]
+    NoVersion {
+        /// Its key on the target.
+        key: Key,
+    },
+    /// A point says that it is locked, and is not.
+    #[error(
+        "{location} says that it is locked until {until}, but its objects file is not: this program did not write it so"
+    )]
+    NotLocked {
+        /// The point.
+        location: Location,
+        /// What it says.
+        until: Timestamp,
     },
     /// Others are always faster.
     #[error("others keep writing the chain {home}; is the same cluster's operator running twice?")]

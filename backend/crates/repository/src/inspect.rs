@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_target::layout::{Generation, ImageId, Location, Uid, VolumeHome};
 use holdfast_target::{Target, list_all};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::chain::{Chain, ChainFile, newest};
 use crate::point::{self, CommitObject, Needs};
-use crate::{MAX_OBJECTS, RepositoryError};
+use crate::{MAX_OBJECTS, RepositoryError, lock};
 
 /// A plan on a target.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +43,9 @@ pub struct PointReport {
     pub documents: u64,
     /// Bytes that the target would hold less without it, once the grace period is over.
     pub frees: u64,
+    /// Until when the store lets nobody delete it, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
     /// Why its commit object cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -140,6 +144,7 @@ async fn look_at_point(
         completed: None,
         documents: objects.iter().map(|object| object.size).sum(),
         frees: 0,
+        locked_until: lock::latest(target, &objects).await?,
         problem: None,
     };
     let found = match point::read(target, location).await {
@@ -159,6 +164,11 @@ async fn look_at_point(
             report.completed = Some(manifest.completed.to_string());
         }
         CommitObject::Sealed(_) => report.state = PointState::Encrypted,
+    }
+    if let Some(said) = found.locked_until()
+        && report.locked_until.is_none_or(|held| held < said)
+    {
+        report.problem = Some(format!("it says that it is locked until {said}, and is not"));
     }
     Ok((report, found.needs()))
 }

@@ -16,8 +16,9 @@ use holdfast_seal::{
 };
 use holdfast_target::layout::{Generation, Location, Uid};
 use holdfast_target::{Creation, ErrorKind, Key, ListRequest, Target, each_page, list_all};
+use jiff::Timestamp;
 
-use crate::{MAX_OBJECTS, RepositoryError};
+use crate::{MAX_OBJECTS, RepositoryError, lock};
 
 /// Wrapped keys that are read at the same time.
 const PARALLEL: usize = 8;
@@ -62,7 +63,7 @@ pub async fn ensure(
             unwrap_with_plan(body, &sealed, &holders.plan)
         })
         .await?;
-        if let Some(key) = there {
+        if let Some((_, key)) = there {
             return Ok(key);
         }
         let key = DataKey::generate(sealed.clone());
@@ -89,7 +90,34 @@ pub async fn ring<'a>(
     identity: &Identity,
 ) -> Result<KeyRing, RepositoryError> {
     let ids: BTreeSet<KeyId> = ids.into_iter().cloned().collect();
-    let keys: Vec<DataKey> = stream::iter(ids)
+    let keys = open_all(target, cluster, plan, ids, identity).await?;
+    KeyRing::of(keys.into_iter().map(|(_, key)| key))
+        .map_err(|error| RepositoryError::Internal(error.to_string()))
+}
+
+/// The objects that the data keys of a plan with these ids are opened from.
+///
+/// # Errors
+/// As [`ring`].
+pub(crate) async fn wrapped(
+    target: &dyn Target,
+    cluster: &Uid,
+    plan: &Uid,
+    ids: &BTreeSet<KeyId>,
+    identity: &Identity,
+) -> Result<Vec<Key>, RepositoryError> {
+    let keys = open_all(target, cluster, plan, ids.clone(), identity).await?;
+    Ok(keys.into_iter().map(|(key, _)| key).collect())
+}
+
+async fn open_all(
+    target: &dyn Target,
+    cluster: &Uid,
+    plan: &Uid,
+    ids: BTreeSet<KeyId>,
+    identity: &Identity,
+) -> Result<Vec<(Key, DataKey)>, RepositoryError> {
+    stream::iter(ids)
         .map(|id| async move {
             let location = location_of(cluster, plan, &id)?;
             let sealed = seal_location(&location)?;
@@ -104,8 +132,7 @@ pub async fn ring<'a>(
         })
         .buffered(PARALLEL)
         .try_collect()
-        .await?;
-    KeyRing::of(keys).map_err(|error| RepositoryError::Internal(error.to_string()))
+        .await
 }
 
 /// What a rotation did.
@@ -141,8 +168,8 @@ pub async fn rotate(
         // wrapping shows.
         let with_old = |body: &[u8]| unwrap_with_plan(body, &sealed, old);
         let with_new = |body: &[u8]| unwrap_with_plan(body, &sealed, &new.plan);
-        let key = match open_newest(target, &location, with_old).await {
-            Ok(Some(key)) => key,
+        let (before, key) = match open_newest(target, &location, with_old).await {
+            Ok(Some(opened)) => opened,
             Ok(None) => continue,
             Err(refused) => {
                 let opened = open_newest(target, &location, with_new).await;
@@ -158,8 +185,10 @@ pub async fn rotate(
                 "{next} appeared while keys were rotated; rotate again"
             )));
         }
+        // What was locked stays, and so must what takes its place.
+        lock::as_long_as(target, &before, &next, Timestamp::now()).await?;
         let older: Vec<Key> = generations.iter().map(|g| location.key_key(*g)).collect();
-        target.delete(&older).await?;
+        lock::remove(target, &older).await?;
         done.rewrapped += 1;
     }
     Ok(done)
@@ -184,7 +213,8 @@ pub async fn all(target: &dyn Target, cluster: &Uid, plan: &Uid) -> Result<BTree
     Ok(found)
 }
 
-/// Removes a data key, whatever was sealed with it cannot be opened any more.
+/// Removes a data key, whatever was sealed with it cannot be opened any more. Returns how many of its objects went: those
+/// that are locked stay.
 ///
 /// # Errors
 /// Those of the store.
@@ -193,11 +223,11 @@ pub async fn erase(
     cluster: &Uid,
     plan: &Uid,
     id: &KeyId,
-) -> Result<(), RepositoryError> {
+) -> Result<usize, RepositoryError> {
     let location = location_of(cluster, plan, id)?;
     let objects = list_all(target, &location.key_prefix(), MAX_GENERATIONS).await?;
     let keys: Vec<Key> = objects.into_iter().map(|object| object.key).collect();
-    Ok(target.delete(&keys).await?)
+    lock::remove(target, &keys).await
 }
 
 /// A location as the crate that seals spells it.
@@ -230,19 +260,24 @@ async fn generations(target: &dyn Target, location: &Location) -> Result<Vec<Gen
     Ok(found)
 }
 
-/// Opens the newest generation of a wrapped key that opens; `None` when there is none at all. One that somebody else put
-/// there, or a rotation that has just removed what was found, must not hide the others.
+/// Opens the newest generation of a wrapped key that opens, and says which one that is; `None` when there is none at all.
+/// One that somebody else put there, or a rotation that has just removed what was found, must not hide the others; where
+/// objects are locked, those that are come first.
 async fn open_newest(
     target: &dyn Target,
     location: &Location,
     open: impl Fn(&[u8]) -> Result<DataKey, UnwrapError> + Send + Sync,
-) -> Result<Option<DataKey>, RepositoryError> {
+) -> Result<Option<(Key, DataKey)>, RepositoryError> {
     let mut refused = None;
     for _ in 0..ROUNDS {
         let mut vanished = false;
-        let newest_first = generations(target, location).await?.into_iter().rev();
-        for generation in newest_first.take(MAX_TRIED) {
-            let key = location.key_key(generation);
+        let found = generations(target, location).await?.into_iter().rev();
+        let newest_first = found.map(|generation| location.key_key(generation)).collect();
+        for key in lock::locked_first(target, newest_first)
+            .await?
+            .into_iter()
+            .take(MAX_TRIED)
+        {
             let body = match target.get(&key, MAX_WRAPPED as u64).await {
                 Ok(object) => object.body,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -252,7 +287,7 @@ async fn open_newest(
                 Err(error) => return Err(error.into()),
             };
             match open(&body) {
-                Ok(opened) => return Ok(Some(opened)),
+                Ok(opened) => return Ok(Some((key, opened))),
                 Err(source) => refused = refused.or(Some(unwrap_error(&key, source))),
             }
         }

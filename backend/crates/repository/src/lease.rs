@@ -11,6 +11,7 @@ use holdfast_target::{ErrorKind, Key, Target, list_all};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::lock::remove;
 use crate::{MAX_OBJECTS, RepositoryError};
 
 /// How long a sign counts.
@@ -52,7 +53,9 @@ pub async fn hold(
         )
         .await?;
     match renewal.checked_sub(1) {
-        Some(before) => Ok(target.delete(&[home.reader_key(reader, before)]).await?),
+        Some(before) => remove(target, &[home.reader_key(reader, before)])
+            .await
+            .map(|_| ()),
         None => Ok(()),
     }
 }
@@ -69,7 +72,7 @@ pub async fn release(target: &dyn Target, home: &VolumeHome, reader: &Uid) -> Re
         .map(|object| object.key)
         .filter(|key| key.file_name().starts_with(&own))
         .collect();
-    Ok(target.delete(&keys).await?)
+    remove(target, &keys).await.map(|_| ())
 }
 
 /// What readers hold open.
@@ -122,6 +125,6 @@ pub(crate) async fn held(
             (Held::From(oldest), Some(generation)) => Held::From(oldest.min(generation)),
         };
     }
-    target.delete(&dead).await?;
+    remove(target, &dead).await?;
     Ok(held)
 }

@@ -10,6 +10,7 @@
 //! - An object goes in two steps: a generation no longer names it, and after a grace period, when no reader holds an
 //!   older generation, it is removed ([`removal`], [`lease`]). What no generation ever named goes at once.
 //! - Nothing is decided on what could not be read: a document that fails to parse keeps what it may need.
+//! - Where objects are locked, a point is locked before it is there, and what is locked is never merged ([`lock`]).
 //!
 //! `docs/FORMAT.md` is the specification of the documents.
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod error;
 pub mod inspect;
 pub mod keys;
 pub mod lease;
+pub mod lock;
 pub mod point;
 pub mod removal;
 mod shell;

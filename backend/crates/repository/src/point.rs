@@ -12,9 +12,11 @@ use holdfast_target::layout::{
     parse_document, points_prefix, print_document, volumes_prefix,
 };
 use holdfast_target::{Creation, ErrorKind, Key, ListRequest, Prefix, Target, each_page, list_all};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::check_size;
+use crate::lock::remove;
 use crate::shell::Sealed;
 use crate::{MAX_OBJECTS, RepositoryError};
 
@@ -39,6 +41,8 @@ pub struct SealedPoint {
     attempt: Attempt,
     key: KeyId,
     needs: Vec<Needs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    locked_until: Option<Timestamp>,
     sealed: Sealed,
 }
 
@@ -102,6 +106,7 @@ impl CommitObject {
                     attempt: manifest.attempt,
                     key: key.id().clone(),
                     needs: needs_of(manifest),
+                    locked_until: manifest.locked_until,
                     sealed: Sealed(sealed),
                 })
             }
@@ -127,6 +132,14 @@ impl CommitObject {
         match self {
             Self::Clear(_) => None,
             Self::Sealed(point) => Some(&point.key),
+        }
+    }
+
+    /// Until when it says that all it needs is locked.
+    pub fn locked_until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Clear(manifest) => manifest.locked_until,
+            Self::Sealed(point) => point.locked_until,
         }
     }
 
@@ -164,7 +177,10 @@ impl SealedPoint {
         let clear = open_document(&document, &self.sealed.0, keys, MAX_MANIFEST)
             .map_err(|source| RepositoryError::sealed(&document, source))?;
         let manifest = BackupManifest::parse(&self.location, &clear)?;
-        if manifest.attempt != self.attempt || needs_of(&manifest) != self.needs {
+        if manifest.attempt != self.attempt
+            || manifest.locked_until != self.locked_until
+            || needs_of(&manifest) != self.needs
+        {
             let problem = "its clear part says something else than what was sealed".to_owned();
             return Err(DocumentError::Inconsistent { document, problem }.into());
         }
@@ -204,7 +220,8 @@ pub async fn read(target: &dyn Target, location: &Location) -> Result<Option<Com
     }
 }
 
-/// Commits a point, unless it is committed already. Everything it names is stored; nothing comes after it.
+/// Commits a point, unless it is committed already. Everything it names is stored; nothing comes after it but, where it
+/// says that it is locked, the lock of the commit object itself: [`crate::lock::complete`].
 ///
 /// # Errors
 /// [`CommitObject::encode`] and those of the store.
@@ -220,7 +237,7 @@ pub async fn commit(
 /// Removes a point: the commit object first, so that it is no point from then on, then its files.
 ///
 /// # Errors
-/// Those of the store.
+/// Those of the store; [`ErrorKind::Locked`] where the point has to stay, which [`crate::lock::held_until`] tells before.
 pub async fn erase(target: &dyn Target, location: &Location) -> Result<(), RepositoryError> {
     target.delete(&[location.commit_key()]).await?;
     Ok(target.delete(&files(target, location).await?).await?)
@@ -239,8 +256,7 @@ pub async fn erase_uncommitted(target: &dyn Target, location: &Location) -> Resu
     if rest.contains(&location.commit_key()) {
         return Ok(0);
     }
-    target.delete(&rest).await?;
-    Ok(rest.len())
+    remove(target, &rest).await
 }
 
 /// Files of captured objects that attempts before this one left beside a point. Looked up, not thought up: the number

@@ -1,4 +1,5 @@
-//! What goes from a target: images that no point needs, what dead attempts left, and keys that open nothing any more.
+//! What goes from a target: images that no point needs, what dead attempts left, and keys that open nothing any more. What
+//! is locked stays until its lock has ended, and goes with a later call.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::chain::{Linked, generations, newest, unlink};
 use crate::lease::{Held, held};
+use crate::lock::remove;
 use crate::{MAX_OBJECTS, RepositoryError, keys, point};
 
 /// Generations that stay beside the newest, for readers that have one open and in case the newest is damaged.
@@ -109,13 +111,13 @@ pub async fn tidy(
     let old = generations(target, home).await?;
     let old: &[Generation] = &old[..old.len().saturating_sub(KEPT_GENERATIONS + 1)];
     gone.extend(old.iter().map(|generation| home.chain_key(*generation)));
-    target.delete(&gone).await?;
+    let removed = remove(target, &gone).await?;
     for open in target.list_uploads(&home.prefix()).await? {
         if goes(&open.upload.key) {
             target.abort_upload(&open.upload).await?;
         }
     }
-    Ok(gone.len())
+    Ok(removed)
 }
 
 /// Every image that points name whose own image is like this.
@@ -159,8 +161,7 @@ pub async fn erase_home(
     if !rest.iter().all(chains) {
         return Ok(gone);
     }
-    target.delete(&rest).await?;
-    Ok(gone + rest.len())
+    Ok(gone + remove(target, &rest).await?)
 }
 
 /// Removes the data keys of a plan that nothing on the target was sealed with. `keep` names those of points, of runs that
@@ -194,8 +195,7 @@ pub async fn erase_keys(
     }
     let mut gone = 0;
     for id in candidates.iter().filter(|id| !used.contains(*id)) {
-        keys::erase(target, cluster, plan, id).await?;
-        gone += 1;
+        gone += usize::from(keys::erase(target, cluster, plan, id).await? > 0);
     }
     Ok(gone)
 }

@@ -13,6 +13,7 @@ use holdfast_target::layout::{ImageId, Location, Uid, VolumeHome};
 use holdfast_target::{Key, Target};
 use jiff::Timestamp;
 
+use crate::lock::remove;
 use crate::removal::{self, Rules, Seen};
 use crate::{RepositoryError, keys, point};
 
@@ -83,7 +84,7 @@ pub async fn sweep(
     for location in survey.uncommitted.iter().filter(dead) {
         gone += point::erase_uncommitted(target, location).await?;
     }
-    target.delete(&survey.abandoned).await?;
+    gone += remove(target, &survey.abandoned).await?;
     for (home, seen) in &look.homes {
         let rules = Rules {
             points: survey.points_of(home),

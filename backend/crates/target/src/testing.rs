@@ -9,6 +9,7 @@ mod faulty;
 mod gateway;
 mod memory;
 mod minio;
+mod owner;
 mod proxy;
 mod scripted;
 
@@ -20,5 +21,6 @@ pub use faulty::{Fault, Faulty, Operation};
 pub use gateway::{Gateway, GatewayOptions};
 pub use memory::MemoryTarget;
 pub use minio::Minio;
+pub use owner::Owner;
 pub use proxy::LossyProxy;
 pub use scripted::{Answer, ScriptedStore};

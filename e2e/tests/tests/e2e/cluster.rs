@@ -286,11 +286,16 @@ impl Cluster {
 
     /// The sandbox's target, opened as the product opens it.
     pub(crate) fn store(&self) -> Result<S3Target> {
+        self.store_of(&self.sandbox.s3.bucket)
+    }
+
+    /// A bucket of the sandbox's store, which need not be there.
+    pub(crate) fn store_of(&self, bucket: &str) -> Result<S3Target> {
         let s3 = &self.sandbox.s3;
         Ok(S3Target::connect(&Connection {
             url: Some(s3.endpoint.clone()),
             region: s3.region.clone(),
-            bucket: s3.bucket.clone(),
+            bucket: bucket.to_owned(),
             access_key: s3.access_key_id.clone(),
             secret_key: SecretKey::new(s3.secret_access_key.clone()),
             ca: None,

@@ -11,6 +11,7 @@ mod encryption;
 mod format;
 mod full_target;
 mod limits;
+mod locks;
 mod resume;
 mod retention;
 mod rights;

@@ -12,8 +12,13 @@ use serde_json::{Value, json};
 use crate::app::{self, Volumes, location};
 use crate::cluster::{Cluster, until};
 
-/// The binary of the build that these tests are of.
+/// The binary of the build that these tests are of, on the sandbox's bucket.
 fn holdfast(cluster: &Cluster, verb: &str, more: &[&str]) -> Result<Output> {
+    holdfast_on(cluster, &cluster.sandbox.s3.bucket, verb, more)
+}
+
+/// The same on another bucket of the sandbox's store.
+pub(crate) fn holdfast_on(cluster: &Cluster, bucket: &str, verb: &str, more: &[&str]) -> Result<Output> {
     let tests = std::env::current_exe()?;
     let build = tests
         .parent()
@@ -26,7 +31,7 @@ fn holdfast(cluster: &Cluster, verb: &str, more: &[&str]) -> Result<Output> {
             "--url",
             &s3.endpoint,
             "--bucket",
-            &s3.bucket,
+            bucket,
             "--region",
             &s3.region,
         ])

@@ -22,7 +22,7 @@ use crate::components::yaml::YamlView;
 use crate::pages::restores::create::{RestoreDialog, Source};
 use crate::state::live::Live;
 use crate::state::toast::Toasts;
-use crate::{routes, words};
+use crate::{format, routes, words};
 
 const TABS: &[(&str, &str)] = &[
     ("overview", "Overview"),
@@ -162,6 +162,11 @@ fn what_deleting_means(backup: &Backup) -> String {
         (Some(location), DeletionPolicy::Retain) => format!(
             "Only the resource goes. The point stays on the target and can be restored by its location: {location}"
         ),
+        (Some(_), DeletionPolicy::Delete) if backup.status.locked_until.is_some() => format!(
+            "Its deletion policy is Delete, and it is locked until {}: nobody can delete the point before. It is removed \
+             from the target then; until then it can be restored by its location.",
+            backup.status.locked_until.as_deref().map(format::absolute).unwrap_or_default()
+        ),
         (Some(_), DeletionPolicy::Delete) => {
             "Its deletion policy is Delete: the point is removed from the target and cannot be restored any more. \
              Points that build on it keep what they need."
@@ -188,12 +193,14 @@ fn Overview(backup: Memo<Option<Arc<Backup>>>) -> impl IntoView {
             kind,
             target,
             location,
+            locked_until,
             ..
         } = backup.status.clone();
         let status = BackupStatus {
             kind,
             target,
             location,
+            locked_until,
             ..BackupStatus::default()
         };
         Arc::new(Backup {
@@ -263,6 +270,7 @@ fn Facts(backup: Arc<Backup>) -> impl IntoView {
         .map_or_else(|| "–".to_owned(), |person| person.user.clone());
     let created = backup.metadata.creation_timestamp.clone();
     let location = backup.status.location.clone();
+    let locked = backup.status.locked_until.clone();
     view! {
         <Fact label="Plan"><A href=plan_href>{plan}</A></Fact>
         <Fact label="Type">{kind}</Fact>
@@ -270,6 +278,10 @@ fn Facts(backup: Arc<Backup>) -> impl IntoView {
         <Fact label="Requested by">{requester}</Fact>
         <Fact label="Created"><Ago time=created /></Fact>
         <Fact label="When deleted">{deletion}</Fact>
+        {locked
+            .map(|until| {
+                view! { <Fact label="Locked until"><time datetime=until.clone()>{format::absolute(&until)}</time></Fact> }
+            })}
         {location.map(|location| {
                 view! { <Fact label="Location"><Copyable text=location what="location" /></Fact> }
             })}

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use holdfast_shared::{
-    BackupConfig, BackupPlanSpec, CreateBackup, CreateBackupPlan, Encryption, GroupVersionKind, ObjectRef,
-    Resource, ResourceSelector, ResourceSet, Target,
+    BackupConfig, BackupPlanSpec, CreateBackup, CreateBackupPlan, Encryption, GroupVersionKind, ObjectLock,
+    ObjectRef, Resource, ResourceSelector, ResourceSet, Target,
 };
 use leptos::prelude::*;
 use leptos_router::components::A;
@@ -36,6 +36,8 @@ struct Form {
     /// Name of the Secret with the plan's key.
     key: RwSignal<String>,
     clear_secrets: RwSignal<bool>,
+    /// Days for which points are locked.
+    retention_days: RwSignal<String>,
     start: RwSignal<bool>,
 }
 
@@ -48,6 +50,7 @@ impl Form {
             excluded_claims: RwSignal::new(String::new()),
             key: RwSignal::new(String::new()),
             clear_secrets: RwSignal::new(false),
+            retention_days: RwSignal::new(String::new()),
             start: RwSignal::new(true),
         }
     }
@@ -61,6 +64,17 @@ impl Form {
             spec: BackupPlanSpec {
                 backup_config: BackupConfig {
                     target: reference(&self.target.get_untracked(), &namespace),
+                    object_lock: self
+                        .retention_days
+                        .get_untracked()
+                        .trim()
+                        .parse()
+                        .ok()
+                        .map(|days| ObjectLock {
+                            retention_days: days,
+                            chain_days: None,
+                        }),
+                    max_incr_backups_per_full_backup: None,
                 },
                 exclude_resources: (!claims.is_empty()).then(|| excluded(claims)),
                 store_secrets_unencrypted: key.is_empty() && self.clear_secrets.get_untracked(),
@@ -329,6 +343,17 @@ fn WhereTo(
             options
         }
     });
+    // Who cannot see the target is told by the answer what is missing.
+    let locks = Memo::new(move |_| {
+        let chosen = form.target.get();
+        let found = targets.with(|targets| {
+            let path = |target: &Target| format!("{}/{}", target.metadata.namespace, target.metadata.name);
+            let target = targets.iter().find(|target| path(target) == chosen);
+            let bucket = target.and_then(|target| target.spec.object_store_credentials.clone());
+            bucket.is_some_and(|bucket| bucket.object_locking_enabled)
+        });
+        found || submission.field("spec.backupConfig.objectLock").get().is_some()
+    });
     let fault = submission.field("spec.backupConfig.target");
     let lasting = "It cannot be changed later: a chain of backups lives on one target.";
     view! {
@@ -352,6 +377,24 @@ fn WhereTo(
                 }
                     .into_any()
             }}
+            <Show when=move || locks.get() || !form.retention_days.get().is_empty()>
+                <Field
+                    id="retention-days"
+                    label="Lock points for days"
+                    error=submission.field("spec.backupConfig.objectLock")
+                    hint="The target locks what is stored: nobody can delete a point before, not even the owner of the store. A chain of backups is locked for a week more."
+                >
+                    <input
+                        id="retention-days"
+                        type="number"
+                        min="1"
+                        max="36500"
+                        required=true
+                        aria-describedby="retention-days-hint"
+                        bind:value=form.retention_days
+                    />
+                </Field>
+            </Show>
             <CheckField
                 id="start"
                 value=form.start

@@ -41,6 +41,7 @@ struct Form {
     secret_key: RwSignal<String>,
     cert_config_map: RwSignal<String>,
     skip_cert_verification: RwSignal<bool>,
+    object_locking: RwSignal<bool>,
     allowed_namespaces: RwSignal<String>,
 }
 
@@ -64,6 +65,7 @@ impl Form {
             secret_key: text(),
             cert_config_map: text(),
             skip_cert_verification: RwSignal::new(false),
+            object_locking: RwSignal::new(false),
             allowed_namespaces: RwSignal::new("*".to_owned()),
         }
     }
@@ -117,6 +119,7 @@ impl Form {
                 cert_config_map: ObjectRef::local(name),
                 cert_key: None,
             }),
+            object_locking_enabled: self.object_locking.get_untracked(),
         }
     }
 }
@@ -362,6 +365,12 @@ fn Sharing(form: Form, submission: Submission) -> impl IntoView {
                 </Show>
             </div>
             <Show when=bucket>
+                <CheckField
+                    id="object-locking"
+                    value=form.object_locking
+                    label="Lock what is stored"
+                    text="Nobody can delete a point before the time that its plan says, not even the owner of the store. The bucket must have object lock."
+                />
                 <CheckField
                     id="skip-cert-verification"
                     value=form.skip_cert_verification

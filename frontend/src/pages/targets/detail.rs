@@ -156,6 +156,23 @@ fn Facts(target: std::sync::Arc<Target>) -> impl IntoView {
         [all] if all == "*" => "all".to_owned(),
         some => some.join(", "),
     };
+    let bucket = target.spec.object_store_credentials.as_ref();
+    let locked = bucket.is_some_and(|bucket| bucket.object_locking_enabled);
+    let locks = match (&target.status.immutability, locked) {
+        (None, _) => "–".to_owned(),
+        (Some(found), true) => match (&found.default_mode, found.default_retention_period) {
+            (Some(mode), Some(days)) => format!(
+                "points are locked as plans say; the bucket locks everything for {days} days ({mode})"
+            ),
+            _ => "points are locked as plans say".to_owned(),
+        },
+        (Some(found), false) => match (found.default_retention_period, found.object_lock, found.versioned) {
+            (Some(days), ..) => format!("the bucket locks everything for {days} days, plans do not say so"),
+            (None, true, _) => "not used, the bucket has it".to_owned(),
+            (None, false, true) => "none; the bucket keeps versions".to_owned(),
+            (None, false, false) => "none".to_owned(),
+        },
+    };
     let points = target
         .status
         .points
@@ -179,6 +196,7 @@ fn Facts(target: std::sync::Arc<Target>) -> impl IntoView {
         {spec.persistent_volume_claim.map(|claim| view! { <Fact label="Claim">{claim.claim_name}</Fact> })}
         {store.map(|store| view! { <Fact label="Store">{store}</Fact> })}
         <Fact label="Vendor">{vendor}</Fact>
+        <Fact label="Object lock">{locks}</Fact>
         <Fact label="Allowed namespaces">{allowed}</Fact>
         <Fact label="Volumes at once">{at_once}</Fact>
         <Fact label="Created"><Ago time=created /></Fact>

@@ -3,12 +3,12 @@
 use holdfast_crd::names::{conditions, reasons};
 use holdfast_crd::{BackupPhase, PhaseState, VolumeTransfer};
 use holdfast_k8s::set_condition;
-use holdfast_repository::{chain, point};
+use holdfast_repository::{chain, lock, point};
 use holdfast_target::layout::{
     Attempt, BackupManifest, BackupType, ClusterRecord, FORMAT_VERSION, FileRecord, ImageKind, ImageRecord,
     Location, NamespaceRecord, SourceRecord, VolumeMode, VolumeRecord,
 };
-use holdfast_target::{Creation, Target as Store};
+use holdfast_target::{Creation, Target as Store, Version};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use super::sealing::Seal;
 use super::{Run, Step, Stop, uid};
 use crate::failure::Failure;
-use crate::phases;
+use crate::{locks, phases};
 
 impl Run {
     /// Phase Commit.
@@ -29,6 +29,12 @@ impl Run {
             Some(manifest) => manifest,
             None => self.write_manifest(&*store, &location).await?,
         };
+        // A point that is there and not locked yet is not complete: whoever goes on with the run comes here again.
+        if let Some(until) = manifest.locked_until {
+            lock::complete(&*store, &location, manifest.attempt, until)
+                .await
+                .map_err(Failure::from)?;
+        }
         self.succeed(&location, &manifest).await?;
         Ok(Step::Over)
     }
@@ -68,10 +74,16 @@ impl Run {
             })?;
             volumes.push(volume_record(store, transfer, seal.as_ref()).await?);
         }
+        let mut manifest = self.manifest(location, volumes).await?;
+        if let Some(terms) = &self.status.lock_terms {
+            let (terms, identity) = (locks::of(terms), seal.as_ref().map(Seal::identity));
+            lock::secure(store, &mut manifest, identity.as_ref(), &terms, Timestamp::now())
+                .await
+                .map_err(Failure::from)?;
+        }
         // The fence: only who can still write this version of the resource may commit. Cancel, deletion and another
         // operator's writes all change it.
         self.still_ours().await?;
-        let manifest = self.manifest(location, volumes).await?;
         let created = point::commit(store, &manifest, seal.as_ref().map(Seal::key)).await;
         if created.map_err(Failure::from)? == Creation::Exists {
             let found = self.committed(store, location).await?;
@@ -146,7 +158,7 @@ impl Run {
             objects: FileRecord {
                 key: Location::objects_name(Attempt(self.status.attempt)),
                 size: file.size,
-                version: None,
+                version: file.version.as_deref().map(Version::new),
                 blake3: file
                     .blake3
                     .parse()
@@ -155,6 +167,7 @@ impl Run {
             },
             volumes,
             excluded_claims: self.status.excluded_claims.clone(),
+            locked_until: None,
         })
     }
 
@@ -164,6 +177,7 @@ impl Run {
         self.status.location = Some(location.to_string());
         self.status.kind = Some(format!("{:?}", manifest.backup_type));
         self.status.size = Some(manifest.stored() + manifest.to_bytes().len() as u64);
+        self.status.locked_until = manifest.locked_until.map(Time);
         self.status.percentage_completion = Some(100);
         self.status.completion_timestamp = Some(Time(Timestamp::now()));
         self.status.problems.clear();
@@ -250,6 +264,7 @@ async fn volume_record(
         access_modes: spec.volume.access_modes.clone(),
         snapshot_time,
         chain,
+        locked_until: None,
         home,
     })
 }

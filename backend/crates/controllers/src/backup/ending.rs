@@ -204,13 +204,18 @@ impl Run {
                 ..target
             },
             backup: format!("{}/{}", self.namespace(), self.backup.name_any()),
+            locked_until: None,
         };
         tombstone.write(self.ctx()).await?;
-        let text = format!("the point {} will be removed from the target", tombstone.location);
-        self.ctx()
-            .events
-            .normal(&self.backup, reasons::IN_PROGRESS, &text)
-            .await;
+        let locked = self.status.locked_until.as_ref().map(|until| until.0);
+        let (reason, text) = match locked.filter(|until| *until > Timestamp::now()) {
+            Some(until) => (reasons::LOCKED, tombstone.waits(until)),
+            None => {
+                let text = format!("the point {} will be removed from the target", tombstone.location);
+                (reasons::IN_PROGRESS, text)
+            }
+        };
+        self.ctx().events.normal(&self.backup, reason, &text).await;
         Ok(())
     }
 }

@@ -42,13 +42,17 @@ impl Seal {
         &self.key
     }
 
+    /// What opens the data keys of the plan.
+    pub(super) fn identity(&self) -> Identity {
+        Identity::Plan(self.holders.plan.clone())
+    }
+
     /// Keys for everything in a chain, and the run's own.
     pub(super) async fn ring(&self, store: &dyn Store, chain: &Chain) -> Result<KeyRing, Failure> {
         let of_chain = chain.file.as_ref().map(|file| file.keys()).unwrap_or_default();
         let ids: Vec<KeyId> = of_chain.into_iter().chain([self.key.id()]).cloned().collect();
-        let plan = Identity::Plan(self.holders.plan.clone());
         let (cluster, id) = (&self.location.cluster, &self.location.plan);
-        Ok(keys::ring(store, cluster, id, &ids, &plan).await?)
+        Ok(keys::ring(store, cluster, id, &ids, &self.identity()).await?)
     }
 
     /// How to seal with such a ring.

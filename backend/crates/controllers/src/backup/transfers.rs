@@ -18,9 +18,10 @@ use holdfast_crd::{
 };
 use holdfast_k8s::create_or_get;
 use holdfast_mover::ShardClusters;
-use holdfast_repository::{chain, choose_base};
+use holdfast_repository::{chain, choose_base, lock};
 use holdfast_target::Target as Store;
 use holdfast_target::layout::{Attempt, Digest, ImageRecord, VolumeHome};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::ListParams;
 
@@ -29,7 +30,7 @@ use super::volumes::{Survey, Volume, survey};
 use super::{LOOK, Run, Step, Stop, capture, uid};
 use crate::failure::Failure;
 use crate::verification::Remedy;
-use crate::{phases, verification};
+use crate::{locks, phases, verification};
 
 /// Volumes whose chains are read at the same time.
 const PARALLEL: usize = 8;
@@ -138,6 +139,10 @@ impl Run {
         };
         let incremental = self.backup.spec.kind == BackupKind::Incremental;
         let (chain, reason) = base(store, &home, volume.spec.capacity, incremental, seal).await?;
+        let (chain, reason) = match chain {
+            Some(chain) => self.lasting(store, &home, chain).await?,
+            None => (None, reason),
+        };
         let (chain, heal, reason) = match chain {
             Some(chain) => self.heal(&home, chain).await?,
             None => (None, None, reason),
@@ -200,6 +205,23 @@ impl Run {
         Ok(match verification::remedy(&damage, &ids, begun) {
             Remedy::Heal(heal) => (Some(chain), Some(heal).filter(|heal| !heal.is_empty()), None),
             Remedy::Full(why) => (None, None, Some(FullReason::Damaged(why))),
+        })
+    }
+
+    /// The chain, unless its lock ends too soon for another point; then why a full image has to be taken.
+    async fn lasting(
+        &self,
+        store: &dyn Store,
+        home: &VolumeHome,
+        chain: Vec<ImageRecord>,
+    ) -> Result<(Option<Vec<ImageRecord>>, Option<FullReason>), Failure> {
+        let Some(terms) = &self.status.lock_terms else {
+            return Ok((Some(chain), None));
+        };
+        let goes_on = lock::continues(store, home, &chain, &locks::of(terms), Timestamp::now()).await?;
+        Ok(match goes_on {
+            Ok(()) => (Some(chain), None),
+            Err(reason) => (None, Some(reason)),
         })
     }
 
@@ -335,13 +357,15 @@ impl Run {
             Some(seal) => Bytes::from(sealed(&seal, key.as_str(), &captured.file)?),
             None => captured.file.clone(),
         };
+        let (size, blake3) = (file.len() as u64, Digest::of(&file).to_string());
+        let stored = store.put(&key, file).await.map_err(Failure::from)?;
         self.status.objects = Some(captured.count);
         self.status.objects_file = Some(StoredFile {
             key: key.to_string(),
-            size: file.len() as u64,
-            blake3: Digest::of(&file).to_string(),
+            size,
+            version: stored.version.map(|version| version.as_str().to_owned()),
+            blake3,
         });
-        store.put(&key, file).await.map_err(Failure::from)?;
         Ok(())
     }
 }

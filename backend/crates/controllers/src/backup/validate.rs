@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use super::volumes::{Survey, survey};
 use super::{Run, Step, Stop, capture, transfers, uid};
 use crate::failure::Failure;
-use crate::{encryption, plan, spec_check};
+use crate::{encryption, locks, plan, spec_check};
 
 impl Run {
     /// Phase Validate.
@@ -23,6 +23,7 @@ impl Run {
         let target = plan::usable_target(self.ctx(), &plan).await?;
         self.check_requester().await?;
         let store = self.ctx().targets.open(&target).await?;
+        self.status.lock_terms = locks::terms(&plan, &target, &*store).await?;
         encryption::follow(self.ctx(), &plan, &*store).await?;
         let survey = survey(self.ctx(), &self.namespace(), &plan).await?;
         self.refuse_unreadable(&survey)?;

@@ -14,9 +14,10 @@ use holdfast_crd::names::reasons;
 use holdfast_repository::chain;
 use holdfast_repository::keys::{self, Identity};
 use holdfast_repository::point::{self, CommitObject};
-use holdfast_seal::{KeyId, KeyRing};
+use holdfast_seal::KeyRing;
 use holdfast_target::layout::{BackupManifest, Digest, Location};
 use holdfast_target::{ErrorKind, InvalidKey, Key, Target};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -64,18 +65,16 @@ pub(super) async fn manifest(
         (None, Some(_)) => Some(KeyRing::default()),
         (_, None) => None,
     };
-    let mut manifest = found.open(ring.as_ref())?;
+    let (mut manifest, now) = (found.open(ring.as_ref())?, Timestamp::now());
     for volume in &mut manifest.volumes {
         let ring = match identity {
             Some(identity) => {
-                let file = chain::newest(target, &volume.home).await?.file;
-                let of_chain = file.iter().flat_map(|file| file.keys().into_iter().cloned());
-                let ids: Vec<KeyId> = of_chain.collect();
+                let ids = chain::keys_to_resolve(target, volume, now).await?;
                 Some(keys::ring(target, cluster, plan, &ids, identity).await?)
             }
             None => None,
         };
-        let resolved = chain::resolve(target, &volume.home, &volume.chain, ring.as_ref()).await?;
+        let resolved = chain::resolve(target, volume, ring.as_ref(), now).await?;
         volume.chain = resolved.chain;
     }
     Ok((manifest, ring))

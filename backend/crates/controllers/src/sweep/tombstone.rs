@@ -6,9 +6,11 @@ use holdfast_crd::ObjectRef;
 use holdfast_crd::names::{MANAGED_BY, labels};
 use holdfast_k8s::{create_or_get, hashed};
 use holdfast_target::layout::Location;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use kube::api::{ListParams, ObjectMeta};
+use kube::api::{ListParams, ObjectMeta, Patch, PatchParams};
+use serde_json::json;
 
 use crate::Context;
 use crate::failure::Failure;
@@ -18,6 +20,7 @@ const LOCATION: &str = "location";
 const TARGET_NAME: &str = "target.name";
 const TARGET_NAMESPACE: &str = "target.namespace";
 const BACKUP: &str = "backup";
+const LOCKED_UNTIL: &str = "lockedUntil";
 
 /// A point that is to be removed from its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub(crate) struct Tombstone {
     pub(crate) target: ObjectRef,
     /// The Backup that was deleted, `namespace/name`, for people.
     pub(crate) backup: String,
+    /// Until when the store deletes nothing of the point, where that was found out.
+    pub(crate) locked_until: Option<Timestamp>,
 }
 
 impl Tombstone {
@@ -61,6 +66,24 @@ impl Tombstone {
         Ok(found)
     }
 
+    /// What is said to a person while nobody can delete the point.
+    pub(crate) fn waits(&self, until: Timestamp) -> String {
+        format!(
+            "the point {} is locked until {until}: nobody can delete it before; it is removed from the target then, and can \
+             be restored by its location as long as it is there",
+            self.location
+        )
+    }
+
+    /// Notes until when nothing can be done.
+    pub(super) async fn postpone(&self, ctx: &Context, until: Timestamp) -> Result<(), Failure> {
+        let body = json!({"data": {LOCKED_UNTIL: until.to_string()}});
+        ctx.installed::<ConfigMap>()
+            .patch(&self.name(), &PatchParams::default(), &Patch::Merge(&body))
+            .await?;
+        Ok(())
+    }
+
     /// The deletion is done.
     pub(super) async fn remove(&self, ctx: &Context) -> Result<(), Failure> {
         holdfast_k8s::delete(&ctx.installed::<ConfigMap>(), &self.name(), None).await?;
@@ -68,6 +91,7 @@ impl Tombstone {
     }
 
     fn to_map(&self, namespace: &str) -> ConfigMap {
+        let locked = self.locked_until.map(|until| (LOCKED_UNTIL, until.to_string()));
         let data = [
             (LOCATION, self.location.to_string()),
             (TARGET_NAME, self.target.name.clone()),
@@ -86,8 +110,9 @@ impl Tombstone {
                 ..Default::default()
             },
             data: Some(
-                data.map(|(k, v)| (k.to_owned(), v))
-                    .into_iter()
+                data.into_iter()
+                    .chain(locked)
+                    .map(|(k, v)| (k.to_owned(), v))
                     .collect::<BTreeMap<_, _>>(),
             ),
             ..Default::default()
@@ -104,6 +129,8 @@ impl Tombstone {
                 namespace,
             },
             backup: data.get(BACKUP).cloned().unwrap_or_default(),
+            // One that does not read is found out again.
+            locked_until: data.get(LOCKED_UNTIL).and_then(|until| until.parse().ok()),
         })
     }
 }
@@ -121,7 +148,13 @@ mod tests {
                 namespace: Some("n".to_owned()),
             },
             backup: "app/nightly".to_owned(),
+            locked_until: None,
         };
+        let locked = Tombstone {
+            locked_until: Some(Timestamp::UNIX_EPOCH),
+            ..tombstone.clone()
+        };
+        assert_eq!(Tombstone::from_map(&locked.to_map("holdfast")), Some(locked));
         let map = tombstone.to_map("holdfast");
         assert_eq!(Tombstone::from_map(&map), Some(tombstone));
         assert_eq!(Tombstone::from_map(&ConfigMap::default()), None);

@@ -4,6 +4,7 @@
 
 mod backups;
 mod deletion;
+mod locks;
 mod restores;
 mod targets;
 mod world;

@@ -121,8 +121,10 @@ async fn commit(target: &dyn Target, chain: Vec<ImageRecord>) -> Location {
             access_modes: vec!["ReadWriteOnce".to_owned()],
             snapshot_time: now,
             chain,
+            locked_until: None,
         }],
         excluded_claims: Vec::new(),
+        locked_until: None,
     };
     let meta = target
         .put(&location.commit_key(), manifest.to_bytes().into())

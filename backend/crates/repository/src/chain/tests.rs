@@ -71,6 +71,17 @@ pub(crate) async fn image_as(
     }
 }
 
+/// A volume of a point whose commit object names these images, newest first.
+pub(crate) fn volume(chain: &[ImageRecord]) -> VolumeRecord {
+    let mut manifest = crate::point::tests::manifest("cluster/plan/b");
+    VolumeRecord {
+        home: home(),
+        image: chain[0].id.clone(),
+        chain: chain.to_vec(),
+        ..manifest.volumes.remove(0)
+    }
+}
+
 pub(crate) async fn image(target: &dyn Target, name: &str, parent: Option<&str>) -> ImageRecord {
     image_as(target, &format!("{name}-a1"), name, parent, None).await
 }
@@ -196,12 +207,19 @@ async fn a_merged_image_stands_for_its_run_and_points_above_stay() {
     assert_eq!(again, generation, "twice is once");
     // What the point d had recorded when it was committed:
     let recorded: Vec<ImageRecord> = records.iter().rev().cloned().collect();
-    let now_read = resolve(&target, &home(), &recorded, None).await.unwrap();
+    let mut volume = volume(&recorded);
+    let now_read = resolve(&target, &volume, None, now).await.unwrap();
     assert_eq!(
         (now_read.generation, ids(&now_read.chain)),
         (Some(generation), ["d", "c", "a"].map(str::to_owned).to_vec())
     );
     assert_eq!(now_read.chain[1], merged);
+    // As long as it is locked nothing was merged, whatever a chain file says.
+    let later = now + std::time::Duration::from_secs(1);
+    volume.locked_until = Some(later);
+    let locked = resolve(&target, &volume, None, now).await.unwrap();
+    assert_eq!((locked.generation, locked.chain), (None, recorded.clone()));
+    assert_eq!(resolve(&target, &volume, None, later).await.unwrap(), now_read);
     let file = newest(&target, &home()).await.unwrap().file.unwrap();
     let waiting: Vec<&str> = file
         .unlinked

@@ -55,8 +55,9 @@ fn a_shell_that_says_something_else_is_refused() {
     let key = key("c/p/b");
     let bytes = CommitObject::encode(&manifest, Some(&key)).unwrap();
     let ring = KeyRing::of([key]).unwrap();
-    let changed: [(&str, Value); 3] = [
+    let changed: [(&str, Value); 4] = [
         ("attempt", json!(2)),
+        ("lockedUntil", json!("2027-01-01T00:00:00Z")),
         ("needs", json!([])),
         ("needs", json!([{"home": "c/p/v", "images": ["b-a2"]}])),
     ];

@@ -5,7 +5,7 @@ use holdfast_target::testing::{Fault, Faulty, MemoryTarget, Operation};
 use std::sync::Arc;
 
 use super::*;
-use crate::chain::tests::{home, id, image, image_as, names, put_chain};
+use crate::chain::tests::{home, id, image, image_as, names, put_chain, volume};
 use crate::chain::{append, replace, resolve};
 use crate::lease;
 
@@ -82,7 +82,9 @@ async fn a_reader_keeps_what_its_generation_named() {
     let records = put_chain(&target, &[("a", None), ("b", Some("a"))]).await;
     let reader: Uid = "r".parse().unwrap();
     let recorded = [records[1].clone(), records[0].clone()];
-    let open = resolve(&target, &home(), &recorded, None).await.unwrap();
+    let open = resolve(&target, &volume(&recorded), None, Timestamp::now())
+        .await
+        .unwrap();
     lease::hold(&target, &home(), &reader, open.generation, 0)
         .await
         .unwrap();
@@ -107,7 +109,9 @@ async fn a_reader_keeps_what_its_generation_named() {
         "the sign was renewed"
     );
     // A later reader, of the merged image, holds nothing of the old ones.
-    let later = resolve(&target, &home(), &recorded, None).await.unwrap();
+    let later = resolve(&target, &volume(&recorded), None, Timestamp::now())
+        .await
+        .unwrap();
     lease::hold(&target, &home(), &"s".parse().unwrap(), later.generation, 0)
         .await
         .unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_mover::VerifyScope;
 use holdfast_repository::keys::{self, Identity};
-use holdfast_repository::{chain, lease, point};
+use holdfast_repository::{chain, lease, lock, point};
 use holdfast_seal::KeyRing;
 use holdfast_target::layout::{FileStem, ImageRecord, Uid, VolumeHome};
 use holdfast_target::{Prefix, list_all};
@@ -178,11 +178,39 @@ impl World {
             let fits = newest.open(&home, ring).unwrap().virtual_size >= volume.size()
                 && newest.is_sealed() == operator.encrypts
                 && missing.values().all(Vec::is_empty)
-                && below.len() < holdfast_core::chain::MAX_CHAIN;
+                && below.len() < holdfast_core::chain::MAX_CHAIN
+                && operator.terms.is_none();
             if fits {
                 let base = operator.base_for(target, volume).await.unwrap();
                 assert!(base.is_ok(), "{home}: {:?}", base.unwrap_err());
             }
+        }
+    }
+
+    /// What is locked cannot be removed, and what is not locked is gone.
+    async fn end_locked(&mut self) {
+        let (target, operator) = (self.store.target.clone(), self.operator.clone());
+        let now = Timestamp::now();
+        let look = operator.look(&*target).await.unwrap();
+        let swept = operator
+            .sweep(&*target, &look, true, Duration::ZERO, now + 2 * lease::LIFE)
+            .await;
+        swept.unwrap();
+        let done = lock::complete_all(&*target, &operator.cluster, &operator.plan, now).await;
+        assert!(done.unwrap().doubtful.is_empty());
+        for name in self.points.keys() {
+            let location = operator.location(name);
+            let held = lock::held_until(&*target, &location, now).await.unwrap();
+            assert!(held.is_some(), "{location} is not locked");
+            let error = point::erase(&*target, &location).await.unwrap_err();
+            assert!(error.to_string().contains("locked until"), "{error}");
+        }
+        self.check(true).await;
+        for object in list_all(&*target, &Prefix::root(), 100_000).await.unwrap() {
+            let version = object.version.as_ref().unwrap();
+            let until = target.locked_until(&object.key, version).await.unwrap();
+            let image = object.key.as_str().contains("qcow2") || object.key.as_str().ends_with(".index");
+            assert!(until.is_some() || !image, "{} is left behind", object.key);
         }
     }
 
@@ -228,6 +256,9 @@ impl World {
     /// Deletes all points: nothing stays.
     pub(crate) async fn end(&mut self) {
         self.check(true).await;
+        if self.operator.terms.is_some() {
+            return self.end_locked().await;
+        }
         let (target, operator) = (self.store.target.clone(), self.operator.clone());
         for name in std::mem::take(&mut self.points).into_keys() {
             point::erase(&*target, &operator.location(&name)).await.unwrap();

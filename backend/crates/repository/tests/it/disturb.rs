@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_target::testing::{Fault, Faulty, LossyProxy, MemoryTarget, Operation};
-use holdfast_target::{ErrorKind, Key, Target};
+use holdfast_target::testing::{Fault, Faulty, LossyProxy, MemoryTarget, Operation, Owner};
+use holdfast_target::{ErrorKind, Key, S3Target, Target};
 
 use crate::operator::Failure;
 use crate::rng::Rng;
@@ -15,6 +15,8 @@ use crate::rng::Rng;
 pub(crate) enum Backdoor {
     Memory(Arc<MemoryTarget>),
     Folder(PathBuf),
+    /// Whoever owns the store.
+    Owner(S3Target),
     None,
 }
 
@@ -101,6 +103,14 @@ fn fault(rng: &mut Rng, work: Work) -> (Operation, u32, u32, Fault) {
 }
 
 impl Store {
+    /// Whoever owns a store that locks.
+    pub(crate) fn owner(&self) -> Option<Owner<'_>> {
+        match &self.backdoor {
+            Backdoor::Owner(target) => Some(Owner(target)),
+            _ => None,
+        }
+    }
+
     fn trouble(&self, rng: &mut Rng, work: Work) -> Trouble {
         if !self.troubled {
             return Trouble::None;
@@ -162,7 +172,13 @@ impl Store {
             let leftover = failure
                 .target()
                 .is_some_and(|error| error.kind() == ErrorKind::Exists);
-            assert!(may || leftover, "without a fault ({trouble:?}): {failure}");
+            let locked = failure
+                .target()
+                .is_some_and(|error| error.kind() == ErrorKind::Locked && self.owner().is_some());
+            assert!(
+                may || leftover || locked,
+                "without a fault ({trouble:?}): {failure}"
+            );
         }
         (ending, injected)
     }
@@ -187,7 +203,7 @@ impl Store {
                 let file = OpenOptions::new().write(true).open(&path).unwrap();
                 file.set_modified(modified).unwrap();
             }
-            Backdoor::None => return None,
+            Backdoor::Owner(_) | Backdoor::None => return None,
         }
         Some(before)
     }

@@ -5,6 +5,7 @@
 mod check;
 mod disturb;
 mod killed;
+mod locks;
 mod model;
 mod operator;
 mod random;

@@ -11,6 +11,7 @@ use holdfast_core::chain::FullReason;
 use holdfast_mover::{BackupJob, MoverError, Progress};
 use holdfast_repository::chain::{self, Chain, ChainFile, Sealing};
 use holdfast_repository::keys::{self, Holders, Identity, Rotation};
+use holdfast_repository::lock::{self, Terms};
 use holdfast_repository::{RepositoryError, choose_base, point};
 use holdfast_seal::{DataKey, KeyId, KeyRing, PlanKey, seal_document};
 use holdfast_target::layout::{
@@ -77,6 +78,8 @@ pub(crate) struct Operator {
     pub(crate) holders: Holders,
     /// Whether backups are encrypted.
     pub(crate) encrypts: bool,
+    /// For how long what is stored is locked, where it is.
+    pub(crate) terms: Option<Terms>,
     merging: Mutex<BTreeSet<(VolumeHome, ImageId)>>,
 }
 
@@ -88,8 +91,14 @@ impl Operator {
             volumes,
             holders,
             encrypts,
+            terms: None,
             merging: Mutex::default(),
         }
+    }
+
+    /// The same on a target that locks.
+    pub(crate) fn locking(self, terms: Option<Terms>) -> Self {
+        Self { terms, ..self }
     }
 
     fn merging(&self) -> MutexGuard<'_, BTreeSet<(VolumeHome, ImageId)>> {
@@ -163,13 +172,31 @@ impl Operator {
             volumes.push(self.put_on_chain(&**target, volume, image, seal.as_ref()).await?);
         }
         let manifest = self.manifest(&location, run, objects, volumes);
-        match point::commit(&**target, &manifest, seal.as_ref()).await? {
-            Creation::Created(_) => Ok(manifest),
+        let manifest = self.secured(&**target, manifest).await?;
+        let manifest = match point::commit(&**target, &manifest, seal.as_ref()).await? {
+            Creation::Created(_) => manifest,
             Creation::Exists => {
                 let there = self.committed(&**target, &location, seal.as_ref()).await?;
-                Ok(there.expect("nobody removes it meanwhile"))
+                there.expect("nobody removes it meanwhile")
             }
+        };
+        if let Some(until) = manifest.locked_until {
+            lock::complete(&**target, &location, manifest.attempt, until).await?;
         }
+        Ok(manifest)
+    }
+
+    /// With everything locked that the document names, where the target locks.
+    pub(crate) async fn secured(
+        &self,
+        target: &dyn Target,
+        mut manifest: BackupManifest,
+    ) -> Result<BackupManifest, Failure> {
+        if let Some(terms) = &self.terms {
+            let identity = self.encrypts.then(|| self.identity());
+            lock::secure(target, &mut manifest, identity.as_ref(), terms, Timestamp::now()).await?;
+        }
+        Ok(manifest)
     }
 
     async fn committed(
@@ -197,15 +224,14 @@ impl Operator {
             Some(seal) => seal_document(seal, key.as_str(), &run.objects).unwrap().into(),
             None => run.objects.clone(),
         };
-        let record = FileRecord {
+        let (size, blake3) = (stored.len() as u64, Digest::of(&stored));
+        Ok(FileRecord {
             key: Location::objects_name(run.attempt),
-            size: stored.len() as u64,
-            version: None,
-            blake3: Digest::of(&stored),
+            size,
+            version: target.put(&key, stored).await?.version,
+            blake3,
             count: 1,
-        };
-        target.put(&key, stored).await?;
-        Ok(record)
+        })
     }
 
     /// What the next image of a volume would go on top of, for a run that has not begun.
@@ -220,7 +246,22 @@ impl Operator {
             true => Some(self.all_keys(target, &self.identity()).await?),
             false => None,
         };
-        Ok(choose_base(target, &home, &found, volume.size(), ring.as_deref()).await?)
+        let chosen = choose_base(target, &home, &found, volume.size(), ring.as_deref()).await?;
+        self.lasting(target, &home, chosen).await
+    }
+
+    /// What was chosen, unless its lock ends too soon.
+    async fn lasting(
+        &self,
+        target: &dyn Target,
+        home: &VolumeHome,
+        chosen: Result<Vec<ImageRecord>, FullReason>,
+    ) -> Result<Result<Vec<ImageRecord>, FullReason>, Failure> {
+        let (Ok(chain), Some(terms)) = (&chosen, &self.terms) else {
+            return Ok(chosen);
+        };
+        let goes_on = lock::continues(target, home, chain, terms, Timestamp::now()).await?;
+        Ok(goes_on.and(chosen))
     }
 
     async fn base(
@@ -232,7 +273,8 @@ impl Operator {
         let home = self.home(volume);
         let found = chain::newest(target, &home).await?;
         let ring = self.ring_of_run(target, &found, seal).await?;
-        Ok(choose_base(target, &home, &found, volume.size(), ring.as_ref()).await?)
+        let chosen = choose_base(target, &home, &found, volume.size(), ring.as_ref()).await?;
+        self.lasting(target, &home, chosen).await
     }
 
     async fn transfer(
@@ -296,6 +338,7 @@ impl Operator {
             access_modes: vec!["ReadWriteOnce".to_owned()],
             snapshot_time: Timestamp::UNIX_EPOCH,
             chain,
+            locked_until: None,
             home,
         })
     }
@@ -343,6 +386,7 @@ impl Operator {
             objects,
             volumes,
             excluded_claims: Vec::new(),
+            locked_until: None,
         }
     }
 

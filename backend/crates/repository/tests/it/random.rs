@@ -4,7 +4,9 @@
 //! threads make their calls is not part of the seed, and neither are keys.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use holdfast_repository::lock::Terms;
 use holdfast_target::testing::{Gateway, LossyProxy, MemoryTarget};
 use holdfast_target::{Connection, DirectoryTarget, S3Target};
 
@@ -27,6 +29,17 @@ fn setting(name: &str) -> Option<u64> {
 
 /// A plan with two volumes: one that ends within a cluster, and one that ends with one.
 async fn run(configuration: &'static str, store: Store, encrypts: bool, large: Option<u64>, actions: u64) {
+    run_with(configuration, store, encrypts, large, actions, None).await;
+}
+
+async fn run_with(
+    configuration: &'static str,
+    store: Store,
+    encrypts: bool,
+    large: Option<u64>,
+    actions: u64,
+    terms: Option<Terms>,
+) {
     let seed = setting("HOLDFAST_RANDOM_SEED").unwrap_or(1);
     let actions = setting("HOLDFAST_RANDOM_ACTIONS").unwrap_or(actions);
     let folder = folder();
@@ -42,7 +55,7 @@ async fn run(configuration: &'static str, store: Store, encrypts: bool, large: O
     let report = Report::new(configuration, seed);
     // Every configuration has its own actions.
     let own = seed.wrapping_add((configuration.len() as u64) << 32);
-    let mut world = World::new(own, store, volumes, folder, report);
+    let mut world = World::new(own, store, volumes, folder, report, terms);
     if encrypts {
         world.switch_encryption();
     }
@@ -116,4 +129,24 @@ async fn random_through_a_lossy_network() {
         troubled: false,
     };
     run("encrypted on a real store", store, true, None, 25).await;
+}
+
+/// A real store that locks, and its owner at work against us.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_where_objects_are_locked() {
+    let gateway = Gateway::start();
+    let target = gateway.bucket("locked");
+    target.create_locking_bucket(None).await;
+    let store = Store {
+        target: Arc::new(target.clone().with_fresh_settings()),
+        backdoor: Backdoor::Owner(target.with_fresh_settings()),
+        proxy: None,
+        troubled: true,
+    };
+    let terms = Terms {
+        retention: Duration::from_secs(3600),
+        span: Duration::from_secs(3600),
+        incrementals: 4,
+    };
+    run_with("encrypted and locked", store, true, None, 30, Some(terms)).await;
 }

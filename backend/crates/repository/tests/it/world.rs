@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use holdfast_mover::VerifyScope;
 use holdfast_repository::keys::Holders;
+use holdfast_repository::lock::{self, Terms};
 use holdfast_repository::{chain, lease, point};
 use holdfast_seal::{PlanKey, RecoveryKey};
 use holdfast_target::layout::{Attempt, Uid};
-use holdfast_target::{ErrorKind, Target};
+use holdfast_target::{ErrorKind, Prefix, Target, list_all};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
@@ -51,6 +52,7 @@ pub(crate) enum Action {
     FlipBit,
     BackupBesideSweep,
     BackupBesideMerge,
+    Attack,
 }
 
 impl Action {
@@ -82,6 +84,7 @@ impl World {
         volumes: Vec<Volume>,
         folder: TempDir,
         report: Report,
+        terms: Option<Terms>,
     ) -> Self {
         let recovery = RecoveryKey::generate();
         let holders = Holders {
@@ -91,7 +94,7 @@ impl World {
         Self {
             rng: Rng::new(seed),
             store,
-            operator: Arc::new(Operator::new(volumes, holders, false)),
+            operator: Arc::new(Operator::new(volumes, holders, false).locking(terms)),
             recovery,
             points: Points::new(),
             readers: Vec::new(),
@@ -120,7 +123,14 @@ impl World {
             (16, Action::Incremental),
             (3, Action::Full),
             (some(4), Action::Restore),
-            (if many { 40 } else { some(7) }, Action::Delete),
+            (
+                if many && self.operator.terms.is_none() {
+                    40
+                } else {
+                    some(7)
+                },
+                Action::Delete,
+            ),
             (5, Action::Sweep),
             (6, Action::SweepAtOnce),
             (6, Action::Merge),
@@ -135,6 +145,7 @@ impl World {
             (some(3), Action::FlipBit),
             (3, Action::BackupBesideSweep),
             (3, Action::BackupBesideMerge),
+            (self.store.owner().map_or(0, |_| some(20)), Action::Attack),
         ])
     }
 
@@ -163,6 +174,7 @@ impl World {
             Action::FlipBit => Box::pin(self.flip_bit()).await,
             Action::BackupBesideSweep => Box::pin(self.back_up_beside(true)).await,
             Action::BackupBesideMerge => Box::pin(self.back_up_beside(false)).await,
+            Action::Attack => self.attack().await,
         }
     }
 
@@ -185,8 +197,8 @@ impl World {
             plan,
             recovery: vec![self.recovery.recipient()],
         };
-        let volumes = self.operator.volumes.clone();
-        self.operator = Arc::new(Operator::new(volumes, holders, encrypts));
+        let (volumes, terms) = (self.operator.volumes.clone(), self.operator.terms.clone());
+        self.operator = Arc::new(Operator::new(volumes, holders, encrypts).locking(terms));
     }
 
     pub(crate) fn switch_encryption(&mut self) {
@@ -312,7 +324,10 @@ impl World {
         }
         let sweep = async move |target: Arc<dyn Target>| {
             let look = operator.look(&*target).await?;
-            operator.sweep(&*target, &look, true, grace, now).await
+            let swept = operator.sweep(&*target, &look, true, grace, now).await?;
+            // What a run that was cut off had committed and not locked.
+            lock::complete_all(&*target, &operator.cluster, &operator.plan, Timestamp::now()).await?;
+            Ok(swept)
         };
         let (ending, faults) = self.store.disturbed(&mut self.rng, Work::Checks, sweep).await;
         self.report.count("faults", faults);
@@ -320,6 +335,27 @@ impl World {
         if let Ending::Done(gone) = ending {
             self.report.count("objects swept", gone as u64);
         }
+    }
+
+    /// The owner of the store overwrites, deletes and shortens what he finds.
+    async fn attack(&mut self) {
+        let Some(owner) = self.store.owner() else { return };
+        let objects = list_all(owner.0, &Prefix::root(), 100_000).await.unwrap();
+        let (mut locked, mut refused) = (0, 0);
+        for _ in 0..8 {
+            let object = &objects[self.rng.index(&objects)];
+            let version = object.version.as_ref().unwrap();
+            let until = owner.0.locked_until(&object.key, version).await.unwrap();
+            owner.overwrite(&object.key, b"nothing").await;
+            owner.delete(&object.key).await;
+            if until.is_some() {
+                locked += 1;
+                refused += u64::from(!owner.delete_version(object).await && !owner.shorten(object).await);
+            }
+        }
+        assert_eq!(locked, refused, "what is locked was deleted or can be");
+        self.report.count("objects attacked", 8);
+        self.report.count("deletions of locked objects refused", refused);
     }
 
     fn count_merges(&mut self, merged: Merged) {

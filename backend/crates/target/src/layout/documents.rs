@@ -189,6 +189,9 @@ pub struct BackupManifest {
     /// Names of the claims that the plan left out by name.
     #[serde(default, deserialize_with = "names")]
     pub excluded_claims: Vec<String>,
+    /// Until when everything it needs is locked; absent where the target locks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
 }
 
 impl BackupManifest {
@@ -378,6 +381,16 @@ pub struct VolumeRecord {
     pub snapshot_time: Timestamp,
     /// Newest first: everything a restore reads, with what binds it.
     pub chain: Vec<ImageRecord>,
+    /// Until when all objects of the chain are locked; absent where the target locks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
+}
+
+impl VolumeRecord {
+    /// Whether the objects of its chain are locked still: nobody can have put others in their place.
+    pub fn is_locked(&self, now: Timestamp) -> bool {
+        self.locked_until.is_some_and(|until| until > now)
+    }
 }
 
 /// Whether an image stands alone.

@@ -12,6 +12,7 @@ use holdfast_repository::point;
 use holdfast_seal::{KeyRing, open_document};
 use holdfast_target::Target;
 use holdfast_target::layout::{Digest, ImageRecord, Location, VolumeHome};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Operator};
@@ -67,7 +68,7 @@ impl Operator {
         for volume in &manifest.volumes {
             volumes.push(OpenedVolume {
                 home: volume.home.clone(),
-                resolved: chain::resolve(target, &volume.home, &volume.chain, ring).await?,
+                resolved: chain::resolve(target, volume, ring, Timestamp::now()).await?,
                 ring: keys.cloned().unwrap_or_default(),
             });
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use holdfast_core::chain::{Link, MAX_CHAIN, mergeable};
 use holdfast_mover::{MergeGain, MergeJob, Progress};
 use holdfast_repository::chain::{self, Chain, ChainFile, Sealing};
-use holdfast_repository::point;
 use holdfast_repository::sweep::{self, AtWork, Look, Survey};
+use holdfast_repository::{lock, point};
 use holdfast_seal::KeyId;
 use holdfast_target::Target;
 use holdfast_target::layout::{FileStem, ImageId, ImageRecord, VolumeHome};
@@ -97,6 +97,9 @@ impl Operator {
             .map(|entry| entry.open(home, ring.as_deref()))
             .collect();
         let records = records?;
+        if lock::any_locked(&**target, home, &records, Timestamp::now()).await? {
+            return Ok(None);
+        }
         let key: Option<KeyId> = ring.as_ref().map(|_| run[0].backup.as_str().parse().unwrap());
         let job = MergeJob {
             home: home.clone(),
