@@ -40,8 +40,8 @@ pub use restore::{
 pub use server::ServerInfo;
 pub use session::{Session, SignIn, SignInMethod};
 pub use target::{
-    CreateTarget, DirectoryStatus, Immutability, NfsCredentials, ObjectStoreCredentials, SslCertConfig, Target,
-    TargetClaim, TargetCredentials, TargetSpec, TargetStatus, TargetType, VENDORS,
+    CreateTarget, DirectoryStatus, Immutability, NfsCredentials, ObjectStoreCredentials, SslCertConfig,
+    Target, TargetClaim, TargetCredentials, TargetSpec, TargetStatus, TargetType, VENDORS,
 };
 pub use transfer::{
     ClaimRef, Direction, MoverReport, RunRef, TransferStage, VolumeSpec, VolumeTransfer, VolumeTransferSpec,

@@ -212,7 +212,7 @@ impl Remote {
             found.etag.as_str(),
             record.etag.as_str()
         );
-        Err(MoverError::damaged_by(Damage::Altered, &self.key(record), what))
+        Err(MoverError::damaged_by(Damage::Altered, self.key(record), what))
     }
 }
 
