@@ -26,7 +26,9 @@ const NODES_FOR: Duration = Duration::from_secs(30);
 /// A transfer, as far as admission cares.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    /// First: places are sorted by age, then by name.
+    /// First: what touches no volume can wait for what does.
+    upkeep: bool,
+    /// Then by age, then by name.
     created: Option<Timestamp>,
     name: String,
     target: String,
@@ -42,40 +44,56 @@ struct Capacity {
 }
 
 /// Whether `candidate` may run: the queue is played through in order of age, so that nobody is overtaken by a younger
-/// transfer that needs the same place, and nobody waits behind one that needs another.
+/// transfer that needs the same place, and nobody waits behind one that needs another. What touches no volume comes last,
+/// and leaves half of all places to what does.
 fn admits(candidate: &str, places: &[Place], capacity: &Capacity) -> bool {
-    let mut on_target: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut on_node: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut total = 0;
+    let mut taken = Taken::default();
     for place in places.iter().filter(|place| place.running) {
-        *on_target.entry(&place.target).or_default() += 1;
-        if let Some(node) = &place.node {
-            *on_node.entry(node).or_default() += 1;
-        }
-        total += 1;
+        taken.add(place);
     }
     let mut waiting: Vec<&Place> = places.iter().filter(|place| !place.running).collect();
     waiting.sort();
     for place in waiting {
-        let target = on_target.entry(&place.target).or_default();
-        let node_full = place.node.as_deref().is_some_and(|node| {
-            on_node
-                .get(node)
-                .is_some_and(|running| *running >= capacity.per_node)
-        });
-        let free = *target < capacity.per_target && total < capacity.per_node * capacity.nodes && !node_full;
+        let free = taken.has_room(place, capacity);
         if place.name == candidate {
             return free;
         }
         if free {
-            *target += 1;
-            total += 1;
-            if let Some(node) = &place.node {
-                *on_node.entry(node).or_default() += 1;
-            }
+            taken.add(place);
         }
     }
     false
+}
+
+/// Places that are taken: how many, and how many of them by what touches no volume.
+#[derive(Default)]
+struct Taken<'p> {
+    on_target: BTreeMap<&'p str, (usize, usize)>,
+    on_node: BTreeMap<&'p str, usize>,
+    total: (usize, usize),
+}
+
+impl<'p> Taken<'p> {
+    fn add(&mut self, place: &'p Place) {
+        let upkeep = usize::from(place.upkeep);
+        let target = self.on_target.entry(&place.target).or_default();
+        *target = (target.0 + 1, target.1 + upkeep);
+        self.total = (self.total.0 + 1, self.total.1 + upkeep);
+        if let Some(node) = &place.node {
+            *self.on_node.entry(node).or_default() += 1;
+        }
+    }
+
+    fn has_room(&self, place: &Place, capacity: &Capacity) -> bool {
+        let all = capacity.per_node * capacity.nodes;
+        let fits = |(taken, upkeep): (usize, usize), places: usize| {
+            taken < places && !(place.upkeep && upkeep >= (places / 2).max(1))
+        };
+        let on_target = self.on_target.get(place.target.as_str()).copied().unwrap_or_default();
+        let on_node = place.node.as_deref().and_then(|node| self.on_node.get(node));
+        let node_full = on_node.is_some_and(|running| *running >= capacity.per_node);
+        fits(on_target, capacity.per_target) && fits(self.total, all) && !node_full
+    }
 }
 
 fn place_of(transfer: &VolumeTransfer) -> Option<Place> {
@@ -87,6 +105,7 @@ fn place_of(transfer: &VolumeTransfer) -> Option<Place> {
     };
     let target = &transfer.spec.target;
     Some(Place {
+        upkeep: !transfer.spec.direction.has_volume(),
         created: transfer.creation_timestamp().map(|time| time.0),
         name: transfer.name_any(),
         target: format!(
@@ -193,12 +212,29 @@ mod tests {
 
     fn place(age: i64, name: &str, target: &str, running: bool) -> Place {
         Place {
+            upkeep: false,
             created: Some(Timestamp::from_second(age).unwrap()),
             name: name.into(),
             target: target.into(),
             node: None,
             running,
         }
+    }
+
+    #[test]
+    fn backups_and_restores_do_not_wait_behind_verifications() {
+        let upkeep = |age, name: &str| Place {
+            upkeep: true,
+            ..place(age, name, "t", false)
+        };
+        let mut places = vec![upkeep(1, "v1"), upkeep(2, "v2"), upkeep(3, "v3")];
+        assert!(admits("v1", &places, &CAPACITY));
+        assert!(!admits("v2", &places, &CAPACITY), "half of the places are for volumes");
+        places[0].running = true;
+        places.push(place(4, "b", "t", false));
+        places.push(place(5, "c", "t", false));
+        assert!(admits("b", &places, &CAPACITY));
+        assert!(!admits("c", &places, &CAPACITY) && !admits("v2", &places, &CAPACITY));
     }
 
     const CAPACITY: Capacity = Capacity {
