@@ -144,11 +144,15 @@ pub(crate) fn store_of(target: &Target, folder: &Folder) -> Option<StoreId> {
         .flatten()
 }
 
-/// Makes what the depot of a target needs, and the depot; succeeds when it runs.
+/// Makes what the depot of a target needs, and the depot; succeeds when it runs, and says since when.
 ///
 /// # Errors
 /// `NotFound` and `InvalidSpec` for a claim that cannot be used, passing `DepotNotReady` with what it waits for.
-pub(crate) async fn ensure(ctx: &Context, target: &Target, folder: &Folder) -> Result<(), Failure> {
+pub(crate) async fn ensure(
+    ctx: &Context,
+    target: &Target,
+    folder: &Folder,
+) -> Result<Option<Timestamp>, Failure> {
     if let Source::Nfs { export, options } = &folder.source {
         let (volume, claim) = build::nfs(target, folder, &ctx.install_namespace, export, options);
         renew_volume(ctx, &volume).await?;

@@ -52,6 +52,8 @@ struct Probed {
     generation: Option<i64>,
     /// The store that was probed; another one means that Secret, certificates or spec changed.
     store: Option<Arc<dyn Store>>,
+    /// Since when its depot runs: one that was started anew may see another folder.
+    since: Option<Timestamp>,
     at: Instant,
     failures: u32,
 }
@@ -65,13 +67,18 @@ impl Probed {
     }
 
     /// How long to the next probe; zero when it is due.
-    fn due_in(&self, generation: Option<i64>, store: Option<&Arc<dyn Store>>) -> Duration {
+    fn due_in(
+        &self,
+        generation: Option<i64>,
+        store: Option<&Arc<dyn Store>>,
+        since: Option<Timestamp>,
+    ) -> Duration {
         let same_store = match (&self.store, store) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (None, None) => true,
             _ => false,
         };
-        if self.generation == generation && same_store {
+        if self.generation == generation && same_store && self.since == since {
             self.next().saturating_sub(self.at.elapsed())
         } else {
             Duration::ZERO
@@ -171,11 +178,12 @@ impl Machine {
             return Ok(Action::await_change());
         }
         let opened = Box::pin(self.open(target)).await;
-        let store = opened.as_ref().ok().cloned();
+        let store = opened.as_ref().ok().map(|(store, _)| store.clone());
+        let since = opened.as_ref().ok().and_then(|(_, since)| *since);
         let generation = target.metadata.generation;
         let failures = match self.probed().get(&uid) {
             Some(last) => {
-                let due_in = last.due_in(generation, store.as_ref());
+                let due_in = last.due_in(generation, store.as_ref(), since);
                 if due_in > Duration::ZERO {
                     return Ok(Action::requeue(due_in));
                 }
@@ -184,7 +192,7 @@ impl Machine {
             None => 0,
         };
         let found = match opened {
-            Ok(store) => self.probe(target, &*store).await,
+            Ok((store, _)) => self.probe(target, &*store).await,
             Err(failure) => Err(failure),
         };
         self.report(target, &found).await?;
@@ -196,6 +204,7 @@ impl Machine {
         let probed = Probed {
             generation,
             store,
+            since,
             at: Instant::now(),
             failures,
         };
@@ -204,19 +213,20 @@ impl Machine {
         Ok(Action::requeue(next))
     }
 
-    /// Opens the target; one that is a folder by its depot, once that runs and has said which store is there.
-    async fn open(&self, target: &Target) -> Result<Arc<dyn Store>, Failure> {
+    /// Opens the target; one that is a folder by its depot, once that runs and has said which store is there. Says also
+    /// since when the depot runs.
+    async fn open(&self, target: &Target) -> Result<(Arc<dyn Store>, Option<Timestamp>), Failure> {
         let Some(folder) = Folder::of(target)? else {
-            return self.ctx.targets.open(target).await;
+            return Ok((self.ctx.targets.open(target).await?, None));
         };
         spec_check::check_spec(&self.ctx, target).await?;
-        depot::ensure(&self.ctx, target, &folder).await?;
+        let since = depot::ensure(&self.ctx, target, &folder).await?;
         if depot::store_of(target, &folder).is_some() {
-            return self.ctx.targets.open(target).await;
+            return Ok((self.ctx.targets.open(target).await?, since));
         }
         let store = self.ctx.targets.adopt(&folder).await?;
         let identified = self.identified(target, &folder, &store).await?;
-        self.ctx.targets.open(&identified).await
+        Ok((self.ctx.targets.open(&identified).await?, since))
     }
 
     /// Notes which store the folder holds, before anything is written there: from now on it must be this one.
@@ -343,6 +353,7 @@ mod tests {
             Probed {
                 generation: None,
                 store: None,
+                since: None,
                 at: Instant::now(),
                 failures,
             }
@@ -357,19 +368,22 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_spec_or_store_is_probed_at_once() {
+    fn a_changed_spec_or_store_or_a_new_depot_is_probed_at_once() {
         let store = || -> Arc<dyn Store> { Arc::new(MemoryTarget::new()) };
         let seen = store();
         let probed = Probed {
             generation: Some(1),
             store: Some(seen.clone()),
+            since: None,
             at: Instant::now(),
             failures: 0,
         };
-        assert!(probed.due_in(Some(1), Some(&seen)) > Duration::from_secs(290));
-        assert_eq!(probed.due_in(Some(2), Some(&seen)), Duration::ZERO);
-        assert_eq!(probed.due_in(Some(1), Some(&store())), Duration::ZERO);
-        assert_eq!(probed.due_in(Some(1), None), Duration::ZERO);
+        assert!(probed.due_in(Some(1), Some(&seen), None) > Duration::from_secs(290));
+        assert_eq!(probed.due_in(Some(2), Some(&seen), None), Duration::ZERO);
+        assert_eq!(probed.due_in(Some(1), Some(&store()), None), Duration::ZERO);
+        assert_eq!(probed.due_in(Some(1), None, None), Duration::ZERO);
+        let restarted = Some(Timestamp::UNIX_EPOCH);
+        assert_eq!(probed.due_in(Some(1), Some(&seen), restarted), Duration::ZERO);
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "as the probe gives it")]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use holdfast_crd::names::{labels, reasons};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
@@ -49,13 +50,17 @@ pub(super) async fn check_claim(ctx: &Context, folder: &Folder) -> Result<(), Fa
     Ok(())
 }
 
-/// Succeeds when the pod of the manifest in force serves; waits up to `patience` for it.
-pub(super) async fn ready(ctx: &Context, folder: &Folder, patience: Duration) -> Result<(), Failure> {
+/// Succeeds when the pod of the manifest in force serves, and says since when; waits up to `patience` for it.
+pub(super) async fn ready(
+    ctx: &Context,
+    folder: &Folder,
+    patience: Duration,
+) -> Result<Option<Timestamp>, Failure> {
     let begun = Instant::now();
     loop {
         let deployment = ctx.installed::<Deployment>().get_opt(&folder.depot()).await?;
-        if deployment.is_some_and(|deployment| serves(&deployment)) {
-            return Ok(());
+        if let Some(deployment) = deployment.filter(serves) {
+            return Ok(since(&deployment));
         }
         if begun.elapsed() >= patience {
             break;
@@ -78,6 +83,15 @@ fn serves(deployment: &Deployment) -> bool {
         && status.updated_replicas == Some(1)
         && status.replicas == Some(1)
         && status.available_replicas == Some(1)
+}
+
+/// When the depot became available last.
+fn since(deployment: &Deployment) -> Option<Timestamp> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let available = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Available")?;
+    available.last_transition_time.as_ref().map(|time| time.0)
 }
 
 /// What the depot waits for, as far as anybody says.

@@ -17,8 +17,12 @@ use super::{
 use crate::{
     Creation, ErrorKind, Immutability, Key, ListRequest, Listing, Object, ObjectMeta, OpenUpload, Part,
     PartNumber, Patience, Pin, Prefix, ProbeReport, StoreId, Target, TargetError, Upload, Version,
-    s3::transport::{CONNECT_TIMEOUT, TransportError},
+    s3::transport::TransportError,
 };
+
+/// Longest wait for a connection. It is not far, and the first packet to a new address of the cluster may be lost: there
+/// must be time for a second try.
+const CONNECT: Duration = Duration::from_secs(2);
 
 /// How to reach a depot.
 #[derive(Clone, Debug)]
@@ -75,7 +79,7 @@ impl DepotTarget {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .resolve(name, *address)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(CONNECT)
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_nodelay(true)
             .build()

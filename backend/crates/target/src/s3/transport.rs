@@ -19,7 +19,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use crate::Connection;
 
 /// Longest wait for a connection, name lookup and TLS handshake included.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes of an answer that is read whole. A page of a thousand names of 1024 bytes, every one of them a character
 /// that XML escapes, has less. Objects are counted where they are read.
