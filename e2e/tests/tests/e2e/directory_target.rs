@@ -307,6 +307,9 @@ async fn a_folder_that_is_not_the_store_is_not_written_to() -> Result<()> {
         message.contains(&store) && message.contains("mount the volume"),
         "{message}"
     );
+    // The killed depot's mount is gone with it.
+    let folder = mounted(&cluster, &uid).await?;
+    let marker = folder.join("holdfast/.store.json");
     let before = keys(&folder, "holdfast/").await?;
     cluster
         .create(app::backup_manifest(&namespace, "refused", "Full"))
