@@ -357,4 +357,25 @@ mod tests {
         assert_eq!(response.result.message.chars().count(), MAX_MESSAGE + 1);
         assert_eq!(cut("short", 5), "short");
     }
+
+    #[test]
+    fn who_deletes_locked_data_is_told_until_when() {
+        let deletion = |policy: &str, until: &str| -> Request {
+            let backup = json!({"apiVersion": "holdfast.dev/v1", "kind": "Backup", "metadata": {"name": "b"},
+                "spec": {"deletionPolicy": policy}, "status": {"lockedUntil": until}});
+            let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+                "uid": "u", "kind": {"group": "holdfast.dev", "version": "v1", "kind": "Backup"},
+                "resource": {"group": "holdfast.dev", "version": "v1", "resource": "backups"},
+                "requestKind": null, "name": "b", "operation": "DELETE", "userInfo": {}, "dryRun": false,
+                "object": null, "oldObject": backup, "options": null}});
+            let review: kube::core::admission::AdmissionReview<DynamicObject> =
+                serde_json::from_value(review).unwrap();
+            review.try_into().unwrap()
+        };
+        let warning = lock_warning(&deletion("Delete", "2999-01-01T00:00:00Z")).unwrap();
+        assert!(warning.contains("2999-01-01T00:00:00Z"), "{warning}");
+        assert!(warning.len() <= 120, "longer ones are cut: {}", warning.len());
+        assert_eq!(lock_warning(&deletion("Retain", "2999-01-01T00:00:00Z")), None);
+        assert_eq!(lock_warning(&deletion("Delete", "2001-01-01T00:00:00Z")), None);
+    }
 }

@@ -85,7 +85,7 @@ async fn a_locked_point_says_until_when_and_stays_so_long() {
     let status = world.completed("run").await.status.unwrap();
     let location: Location = status.location.unwrap().parse().unwrap();
     let until = status.locked_until.unwrap().0;
-    let days = |days: u64| Timestamp::now() + Duration::from_secs(days * 24 * 3600);
+    let days = |days: u64| Timestamp::now() + Duration::from_secs(days * 24 * 3600 + 1);
     assert!(
         until > days(3) - Duration::from_secs(120) && until <= days(3),
         "{until}"

@@ -1,5 +1,6 @@
 //! MinIO as a child process: the other S3 server, whose words for the same things differ.
 use std::{
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -48,7 +49,7 @@ impl Minio {
             _folder: folder,
         };
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(address).is_err() {
+        while !is_ready(address) {
             assert!(Instant::now() < deadline, "minio does not answer");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -68,6 +69,17 @@ impl Minio {
         };
         S3Target::connect(&connection).expect("the connection is valid")
     }
+}
+
+/// Whether it can store: it listens some time before.
+fn is_ready(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return false;
+    };
+    let mut answer = [0; 12];
+    let asked =
+        stream.write_all(b"GET /minio/health/cluster HTTP/1.1\r\nHost: minio\r\nConnection: close\r\n\r\n");
+    asked.and_then(|()| stream.read_exact(&mut answer)).is_ok() && answer.ends_with(b" 200")
 }
 
 impl Drop for Minio {
