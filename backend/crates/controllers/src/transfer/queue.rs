@@ -89,7 +89,11 @@ impl<'p> Taken<'p> {
         let fits = |(taken, upkeep): (usize, usize), places: usize| {
             taken < places && !(place.upkeep && upkeep >= (places / 2).max(1))
         };
-        let on_target = self.on_target.get(place.target.as_str()).copied().unwrap_or_default();
+        let on_target = self
+            .on_target
+            .get(place.target.as_str())
+            .copied()
+            .unwrap_or_default();
         let on_node = place.node.as_deref().and_then(|node| self.on_node.get(node));
         let node_full = on_node.is_some_and(|running| *running >= capacity.per_node);
         fits(on_target, capacity.per_target) && fits(self.total, all) && !node_full
@@ -229,7 +233,10 @@ mod tests {
         };
         let mut places = vec![upkeep(1, "v1"), upkeep(2, "v2"), upkeep(3, "v3")];
         assert!(admits("v1", &places, &CAPACITY));
-        assert!(!admits("v2", &places, &CAPACITY), "half of the places are for volumes");
+        assert!(
+            !admits("v2", &places, &CAPACITY),
+            "half of the places are for volumes"
+        );
         places[0].running = true;
         places.push(place(4, "b", "t", false));
         places.push(place(5, "c", "t", false));
