@@ -57,6 +57,22 @@ test("a backup is started, shows each volume on its way and becomes complete", a
   await expect(page.getByLabel("YAML", { exact: true })).toContainText("kind: Backup");
 });
 
+test("a backup is verified when somebody asks", async ({ page }) => {
+  test.setTimeout(180_000);
+  const { namespace, backup } = stage();
+  const run = new RunPage(page);
+  await run.open(`/backups/${namespace}/${backup}`);
+  await run.button("Verify").click();
+  const dialog = run.dialog();
+  await expect(dialog.getByRole("radio", { name: "Tables and indexes" })).toBeChecked();
+  await dialog.getByRole("radio", { name: "Everything" }).check();
+  await dialog.getByRole("button", { name: "Verify" }).click();
+  await expect(dialog).toBeHidden();
+  const fact = page.locator(".fact").filter({ has: page.locator("dt", { hasText: "Verified" }) });
+  await expect(fact.locator("dd")).toContainText("Verified", { timeout: 150_000 });
+  await expect(fact.locator("[title]")).toHaveAttribute("title", /all content/);
+});
+
 test("a backup is restored into a new namespace", async ({ page }) => {
   test.setTimeout(300_000);
   const { namespace, backup, id } = stage();

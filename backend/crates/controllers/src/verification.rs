@@ -152,6 +152,7 @@ async fn begin(ctx: &Context, plan: &BackupPlan) -> Result<(), Failure> {
             ctx,
             plan,
             home: &home,
+            claim: None,
             of: "",
         };
         let ring = encryption::chain_ring(ctx, plan, &*store, &home, &file).await?;
@@ -190,6 +191,8 @@ struct Request<'a> {
     ctx: &'a Context,
     plan: &'a BackupPlan,
     home: &'a VolumeHome,
+    /// Name of the claim, where it is known.
+    claim: Option<&'a str>,
     /// UID of the Backup whose point was asked for; empty for looks in turn.
     of: &'a str,
 }
@@ -208,11 +211,15 @@ impl Request<'_> {
             );
             return Err(Failure::lasting(reasons::INTERNAL, text));
         }
+        let claim = match self.claim {
+            Some(claim) => claim.to_owned(),
+            None => upkeep::claim_name(self.ctx, self.plan, self.home).await?,
+        };
         let work = Work {
             plan: self.plan,
             direction: Direction::Verify,
             home: self.home,
-            claim: upkeep::claim_name(self.ctx, self.plan, self.home).await?,
+            claim,
             images: records,
             files: None,
             scope: Some(upkeep::encode(scope)?),
@@ -304,7 +311,10 @@ async fn remember(
         });
         pass = seen.pass(&volumes[at]);
         volumes[at] = seen.record(&volumes[at]);
-        volumes[at].claim.clone_from(&spec.claim.name);
+        // Of a claim that is gone only the UID is left, and its name may be known from before.
+        if volumes[at].claim.is_empty() || spec.claim.name != spec.claim.uid {
+            volumes[at].claim.clone_from(&spec.claim.name);
+        }
         known = volumes[at].clone();
     })
     .await?;

@@ -133,6 +133,7 @@ async fn begin(ctx: &Context, backup: &Backup) -> Result<Begun, Failure> {
             ctx,
             plan: &plan,
             home: &volume.home,
+            claim: Some(&volume.claim),
             of: &uid,
         };
         request.begin(&volume.chain, identity.is_some(), &scope).await?;
