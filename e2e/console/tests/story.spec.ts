@@ -70,7 +70,7 @@ test("a backup is verified when somebody asks", async ({ page }) => {
   await expect(dialog).toBeHidden();
   const fact = page.locator(".fact").filter({ has: page.locator("dt", { hasText: "Verified" }) });
   await expect(fact.locator("dd")).toContainText("Verified", { timeout: 150_000 });
-  await expect(fact.locator("[title]")).toHaveAttribute("title", /all content/);
+  await expect(fact.locator("span[title]")).toHaveAttribute("title", /all content/);
 });
 
 test("a backup is restored into a new namespace", async ({ page }) => {

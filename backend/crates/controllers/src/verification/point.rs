@@ -281,6 +281,7 @@ fn conclude(status: &mut BackupStatus, generation: Option<i64>) {
             if checked == 0 {
                 return;
             }
+            let noun = if checked == 1 { "volume" } else { "volumes" };
             let missing = status.volumes.len().saturating_sub(checked);
             if missing > 0 {
                 // Of some volumes nothing is known yet.
@@ -289,7 +290,7 @@ fn conclude(status: &mut BackupStatus, generation: Option<i64>) {
             (
                 true,
                 reasons::VERIFIED,
-                format!("{checked} volumes verified: {how}"),
+                format!("{checked} {noun} verified: {how}"),
             )
         }
         false => {
