@@ -109,7 +109,8 @@ pub(crate) async fn chain_ring(
     };
     let secret = secret_of(encryption, &plan.namespace().unwrap_or_default())?;
     let identity = identity(ctx, &secret).await?;
-    let ring = keys::ring(store, &home.cluster, &home.plan, file.keys(), &identity).await?;
+    let (cluster, id) = (&home.cluster, &home.plan);
+    let ring = keys::ring_of_present(store, cluster, id, file.keys(), &identity).await?;
     Ok(Some(ring))
 }
 

@@ -623,7 +623,11 @@ pub async fn keys_to_resolve(
         return Ok(volume.chain.iter().flat_map(keys_of).collect());
     }
     let file = newest(target, &volume.home).await?.file;
-    Ok(file.iter().flat_map(ChainFile::keys).cloned().collect())
+    let linked = file.as_ref().and_then(|file| file.chain_of(&volume.image));
+    Ok(match linked {
+        Some(entries) => entries.iter().flat_map(|entry| &entry.keys).cloned().collect(),
+        None => volume.chain.iter().flat_map(keys_of).collect(),
+    })
 }
 
 /// The chain that stands for a volume of a point now. What its commit object named counts where no chain file that reads

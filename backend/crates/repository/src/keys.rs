@@ -95,6 +95,23 @@ pub async fn ring<'a>(
         .map_err(|error| RepositoryError::Internal(error.to_string()))
 }
 
+/// The same without those that are gone. After the newest chain file was lost, an older one may name images, and with
+/// them keys, that were removed since: what needs them is found when it is opened, and must not stop anything else.
+///
+/// # Errors
+/// The first that does not open, and those of the store.
+pub async fn ring_of_present<'a>(
+    target: &dyn Target,
+    cluster: &Uid,
+    plan: &Uid,
+    ids: impl IntoIterator<Item = &'a KeyId>,
+    identity: &Identity,
+) -> Result<KeyRing, RepositoryError> {
+    let there = all(target, cluster, plan).await?;
+    let ids: Vec<&KeyId> = ids.into_iter().filter(|id| there.contains(*id)).collect();
+    ring(target, cluster, plan, ids, identity).await
+}
+
 /// The objects that the data keys of a plan with these ids are opened from.
 ///
 /// # Errors

@@ -47,12 +47,12 @@ impl Seal {
         Identity::Plan(self.holders.plan.clone())
     }
 
-    /// Keys for everything in a chain, and the run's own.
+    /// Keys for everything in a chain that has its key, and the run's own.
     pub(super) async fn ring(&self, store: &dyn Store, chain: &Chain) -> Result<KeyRing, Failure> {
         let of_chain = chain.file.as_ref().map(|file| file.keys()).unwrap_or_default();
         let ids: Vec<KeyId> = of_chain.into_iter().chain([self.key.id()]).cloned().collect();
         let (cluster, id) = (&self.location.cluster, &self.location.plan);
-        Ok(keys::ring(store, cluster, id, &ids, &self.identity()).await?)
+        Ok(keys::ring_of_present(store, cluster, id, &ids, &self.identity()).await?)
     }
 
     /// How to seal with such a ring.

@@ -58,6 +58,11 @@ async fn a_key_is_made_once_and_read_by_its_holders() {
     .await
     .unwrap_err();
     assert!(matches!(error, RepositoryError::KeyGone { .. }), "{error}");
+    let plan_key = Identity::Plan(again(&holders));
+    let there = ring_of_present(&target, &cluster, &plan, [&id, &gone], &plan_key)
+        .await
+        .unwrap();
+    assert!(there.get(&id).is_some() && there.get(&gone).is_none());
 }
 
 #[tokio::test]

@@ -134,6 +134,15 @@ impl Operator {
         Ok(keys::ring(target, &self.cluster, &self.plan, ids, identity).await?)
     }
 
+    /// Keys of what a chain names, as far as they are there.
+    pub(crate) async fn present<'a>(
+        &self,
+        target: &dyn Target,
+        ids: impl IntoIterator<Item = &'a KeyId>,
+    ) -> Result<KeyRing, Failure> {
+        Ok(keys::ring_of_present(target, &self.cluster, &self.plan, ids, &self.identity()).await?)
+    }
+
     async fn ring_of_run(
         &self,
         target: &dyn Target,
@@ -143,7 +152,7 @@ impl Operator {
         let Some(own) = own else { return Ok(None) };
         let of_chain = chain.file.as_ref().map(ChainFile::keys).unwrap_or_default();
         let ids = of_chain.into_iter().chain([own.id()]);
-        self.ring(target, ids, &self.identity()).await.map(Some)
+        self.present(target, ids).await.map(Some)
     }
 
     /// Takes a backup: everything that is stored, then the commit object. A run that finds its own point is over.

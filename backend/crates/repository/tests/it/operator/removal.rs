@@ -87,9 +87,7 @@ impl Operator {
         let file = chain.file.as_ref().expect("a run is one of a chain");
         let entries: Vec<_> = run.iter().filter_map(|id| file.entry(id)).collect();
         let ring = match entries.iter().any(|entry| entry.is_sealed()) {
-            true => Some(Arc::new(
-                self.ring(&**target, file.keys(), &self.identity()).await?,
-            )),
+            true => Some(Arc::new(self.present(&**target, file.keys()).await?)),
             false => None,
         };
         let records: Result<Vec<ImageRecord>, _> = entries
