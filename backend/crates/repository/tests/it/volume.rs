@@ -44,7 +44,8 @@ impl Volume {
             claim: claim.parse().unwrap(),
             path: folder.join(claim),
             cluster_size,
-            largest: size + size / 2,
+            // Devices end with a sector.
+            largest: (size + size / 2) / SECTOR * SECTOR,
         };
         let options = OpenOptions::new()
             .write(true)
