@@ -201,8 +201,25 @@ pub struct Mergeable<'a> {
 
 /// Every run of images that no point is any more, each with the image above it, which keeps its id. An image that two lie
 /// upon begins a run or is in none: taking it away would need both to be merged.
+///
+/// What no point needs is left alone: it is about to be removed, and its keys and files may be gone already.
 pub fn mergeable<'a>(links: &[Link<'a>]) -> Vec<Mergeable<'a>> {
-    let by_id: BTreeMap<&str, &Link<'a>> = links.iter().map(|link| (link.id, link)).collect();
+    let all: BTreeMap<&str, &Link<'a>> = links.iter().map(|link| (link.id, link)).collect();
+    let mut by_id: BTreeMap<&str, &Link<'a>> = BTreeMap::new();
+    for wanted in links.iter().filter(|link| link.wanted) {
+        let mut next = Some(wanted);
+        while let Some(link) = next {
+            if by_id.insert(link.id, link).is_some() {
+                break;
+            }
+            next = link.parent.and_then(|parent| all.get(parent).copied());
+        }
+    }
+    let links: Vec<Link<'a>> = links
+        .iter()
+        .filter(|link| by_id.contains_key(link.id))
+        .copied()
+        .collect();
     let mut children: BTreeMap<&str, usize> = BTreeMap::new();
     for parent in links.iter().filter_map(|link| link.parent) {
         *children.entry(parent).or_default() += 1;
@@ -259,6 +276,24 @@ mod tests {
         virtual_size: 1 << 30,
         cluster_size: 65536,
     };
+
+    #[test]
+    fn a_branch_that_no_point_needs_is_not_merged() {
+        let link = |id, parent, wanted| Link { id, parent, wanted };
+        let base = link("base", None, false);
+        let dead = [
+            link("dead", Some("base"), false),
+            link("tip", Some("dead"), false),
+        ];
+        assert!(mergeable(&[base, dead[0], dead[1]]).is_empty());
+        let point = link("point", Some("base"), true);
+        let found = mergeable(&[base, dead[0], dead[1], point]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].run.as_slice(), found[0].chain),
+            (["point", "base"].as_slice(), 2)
+        );
+    }
 
     fn image(id: &str, parent: Option<&str>) -> Image {
         Image {
